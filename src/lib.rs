@@ -1,1 +1,3 @@
-pub fn x(){}
+//! Kontor: a compact federated Matrix homeserver.
+
+pub mod protocol;
