@@ -3,3 +3,5 @@
 pub mod event;
 pub mod format;
 pub mod ids;
+pub mod integrity;
+pub mod version;
