@@ -1,7 +1,9 @@
 //! Pure Matrix rules: plain values in, plain values out. No I/O, no clock, no randomness, no `async`.
 
+pub mod auth;
 pub mod event;
 pub mod format;
 pub mod ids;
 pub mod integrity;
+pub mod template;
 pub mod version;
