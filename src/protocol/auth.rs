@@ -84,9 +84,6 @@ pub fn check_citations<E: state_res::Event>(
 ) -> Result<(), Denied> {
     if *event.event_type() == TimelineEventType::RoomCreate {
         check_version(event)?;
-        if event.state_key() != Some("") {
-            return Err(Denied::new("a create event has an empty state key"));
-        }
     } else if rules.authorization.room_create_event_id_as_room_id {
         // ruma looks the room's event up, but not at what kind of event it is.
         let create = event.room_id().and_then(create_of_room_id).and_then(|id| lookup_event(&id));
@@ -230,11 +227,18 @@ impl PowerLevels {
         self.user(user).reaches(self.needed(event_type, is_state))
     }
 
-    /// Whether `user` has the power to redact the events of `author`. See "Redactions" in the client-server API.
+    /// Whether a client of `user` may ask to redact the events of `author`. See "Redactions" in the client-server API.
     #[must_use]
     pub fn may_redact(&self, user: &UserId, author: &UserId) -> bool {
         self.may_send(user, &TimelineEventType::RoomRedaction, false)
             && (user == author || self.user(user).reaches(self.redact))
+    }
+
+    /// Whether an accepted redaction by `user` takes effect on an event of `author`: servers answer for their own
+    /// users. See "Handling redactions" of room version 3.
+    #[must_use]
+    pub fn redaction_applies(&self, user: &UserId, author: &UserId) -> bool {
+        user.server_name() == author.server_name() || self.user(user).reaches(self.redact)
     }
 
     /// Whether `user` has the power to invite.

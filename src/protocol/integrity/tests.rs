@@ -56,7 +56,7 @@ fn texts_are_told_apart() {
         (&deep, "TooDeep"),
     ] {
         let error = parse_object(text).expect_err(expect);
-        assert!(format!("{error:?}").starts_with(expect), "{error:?} is not {expect} for {:.40}", text);
+        assert!(format!("{error:?}").starts_with(expect), "{error:?} is not {expect} for {text:.40}");
     }
     for text in ["{\"a\":9007199254740991}", "{\"a\":-9007199254740991}", "{\"a\":0}", &nested(127)] {
         assert_eq!(canonical(&parse_object(text).expect(text)), text);

@@ -148,26 +148,3 @@ fn limits_hold() {
     wide.prev_events = vec![owned_event_id!("$x"); 21];
     assert!(matches!(try_draft(wide), Err(BadEvent::Malformed(_))));
 }
-
-/// `cargo test --release protocol::template -- --ignored --nocapture` says what a message costs.
-#[test]
-#[ignore = "a measurement"]
-fn speed() {
-    let rules = version::rules(&version::DEFAULT).expect("served");
-    let (key, server) = (key(), server_name!("example.org"));
-    let mut message = draft("m.room.message", None, &json!({ "body": "Hello, how are you?", "msgtype": "m.text" }));
-    message.auth_events = vec![owned_event_id!("$YfGCVUpiCqPMMqqwMRWqTcvsYGfEdFVnF0QlxwzNaZs"); 3];
-    message.prev_events = vec![owned_event_id!("$YfGCVUpiCqPMMqqwMRWqTcvsYGfEdFVnF0QlxwzNaZs")];
-    let rounds = 20_000;
-    for name in ["draft to event", "ed25519 alone"] {
-        #[expect(clippy::disallowed_methods, reason = "a measurement needs a clock")]
-        let start = std::time::Instant::now();
-        for _ in 0..rounds {
-            match name {
-                "ed25519 alone" => drop(key.sign(&[0; 600])),
-                _ => drop(finish(message.clone(), &key, server, rules)),
-            }
-        }
-        println!("{name}: {:?}", start.elapsed() / rounds);
-    }
-}
