@@ -2,10 +2,13 @@
 
 pub mod auth;
 pub mod event;
+pub mod filter;
 pub mod format;
+pub mod glob;
 pub mod ids;
 pub mod integrity;
 pub mod membership;
+pub mod path;
 pub mod summary;
 pub mod template;
 pub mod token;
