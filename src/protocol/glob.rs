@@ -37,6 +37,12 @@ impl Glob {
         Self::with(pattern, |char| if char == '*' { Part::Any } else { Part::Char(char) })
     }
 
+    /// A pattern in which nothing is special.
+    #[must_use]
+    pub fn literal(text: &str) -> Self {
+        Self::with(text, Part::Char)
+    }
+
     fn with(pattern: &str, part: impl Fn(char) -> Part) -> Self {
         let mut parts: Vec<_> = pattern.chars().map(part).collect();
         // Two stars say no more than one.

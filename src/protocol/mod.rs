@@ -9,6 +9,7 @@ pub mod ids;
 pub mod integrity;
 pub mod membership;
 pub mod path;
+pub mod push;
 pub mod summary;
 pub mod template;
 pub mod token;
