@@ -1,3 +1,4 @@
 //! Kontor: a compact federated Matrix homeserver.
 
 pub mod protocol;
+pub mod store;
