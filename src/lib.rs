@@ -1,1 +1,8 @@
-pub fn x(){}
+//! Kontor: a compact federated Matrix homeserver.
+
+pub mod app;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod http;
+pub mod telemetry;
