@@ -143,17 +143,12 @@ fn startup_banner(
     https: Option<SocketAddr>,
     first_token: Option<&str>,
 ) -> String {
-    let http = http.map(|address| format!("http://{address}"));
-    let https = https.map(|address| format!("https://{address}"));
-    let listens: Vec<_> = http.iter().chain(&https).map(String::as_str).collect();
+    let listens: Vec<_> = [("http", http), ("https", https)]
+        .into_iter()
+        .filter_map(|(scheme, address)| Some(format!("{scheme}://{}", address?)))
+        .collect();
     let listens = listens.join(" and ");
-    // The configured address is the one that works from other machines; without one, this machine is meant.
-    let told = config
-        .server
-        .client_url
-        .as_ref()
-        .map(|url| url.as_str().to_owned());
-    let type_in = told.or(https).or(http).unwrap_or_default();
+    let type_in = address_for_apps(config, http, https);
 
     let mut lines = vec![
         format!(
@@ -185,6 +180,35 @@ fn startup_banner(
     lines.join("\n")
 }
 
+/// What a user types into an app. The configured address is the one that works from everywhere. Without it, plain HTTP
+/// comes before a certificate that no app trusts yet.
+fn address_for_apps(
+    config: &Config,
+    http: Option<SocketAddr>,
+    https: Option<SocketAddr>,
+) -> String {
+    if let Some(url) = &config.server.client_url {
+        return url.as_str().to_owned();
+    }
+    let trusted = https.filter(|_| config.listen.tls_certificate.is_some());
+    let (scheme, address) = match (trusted, http, https) {
+        (Some(https), _, _) => ("https", https),
+        (None, Some(http), _) => ("http", http),
+        (None, None, Some(https)) => ("https", https),
+        (None, None, None) => return format!("https://{}", config.server.name),
+    };
+    if address.ip().is_unspecified() {
+        // "Every address of this machine" is nothing that one could type.
+        format!(
+            "{scheme}://{}:{}",
+            config.server.name.host(),
+            address.port()
+        )
+    } else {
+        format!("{scheme}://{address}")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -197,6 +221,19 @@ mod tests {
         for expected in ["localhost", "http://127.0.0.1:8008", "\n  s3cret\n"] {
             assert!(banner.contains(expected), "{expected} in\n{banner}");
         }
+
+        let every = Some("0.0.0.0:8448".parse().unwrap());
+        for (http, https, expected) in [
+            (http, every, "http://127.0.0.1:8008"),
+            (None, every, "https://localhost:8448"),
+        ] {
+            assert_eq!(address_for_apps(&config, http, https), expected);
+        }
+        config.listen.tls_certificate = Some("cert.pem".into());
+        assert_eq!(
+            address_for_apps(&config, http, every),
+            "https://localhost:8448"
+        );
 
         config.server.client_url = Some("https://chat.office.example".parse().unwrap());
         let banner = startup_banner(&config, http, None, None);

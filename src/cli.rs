@@ -51,7 +51,7 @@ impl Cli {
         let outcome = match self.command {
             Command::Serve(file) => serve(&file),
             Command::Check(file) => check(&file),
-            Command::Config(file) => print_config(&file),
+            Command::Config(file) => Ok(print_config(&file)),
         };
         match outcome {
             Ok(code) => code,
@@ -94,9 +94,14 @@ fn check(file: &ConfigFile) -> Result<ExitCode, Failure> {
     })
 }
 
-fn print_config(file: &ConfigFile) -> Result<ExitCode, Failure> {
-    say(&mut io::stdout(), file.load()?.to_toml().trim_end());
-    Ok(ExitCode::SUCCESS)
+fn print_config(file: &ConfigFile) -> ExitCode {
+    // The mistakes are what this command was asked for, so they are no failure of its own.
+    let (text, code) = match Config::load(file.config.as_deref()) {
+        Ok(config) => (config.to_toml(), ExitCode::SUCCESS),
+        Err(mistakes) => (mistakes.to_string(), ExitCode::FAILURE),
+    };
+    say(&mut io::stdout(), text.trim_end());
+    code
 }
 
 /// Writes a line for the person at the terminal, who may have closed it: then there is nobody left to tell.

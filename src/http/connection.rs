@@ -38,11 +38,14 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A connection without a running request on which no answer moves for so long is closed. This also ends clients that
 /// never read their answers, and HTTP/2 connections, which have no timeout of their own.
-const QUIET_TIMEOUT: Duration = Duration::from_secs(120);
+const QUIET_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// How long an ended connection still swallows what the client sends. Closing at once would make the client's system
 /// throw away the answer that explains why (a request that was too large, say) before the client has read it.
 const LINGER: Duration = Duration::from_secs(2);
+
+/// How much it swallows in that time. Then it only waits: the client's system stops sending by itself.
+const LINGER_BYTES: usize = 1 << 20;
 
 /// The longest head of a request, and the most that is buffered of a connection.
 const HEAD_BYTES: u32 = 64 << 10;
@@ -204,6 +207,7 @@ pub(super) struct Watched {
 struct Linger {
     time: Pin<Box<Sleep>>,
     stop: Pin<Box<WaitForCancellationFutureOwned>>,
+    swallowed: usize,
 }
 
 impl Linger {
@@ -275,15 +279,19 @@ impl AsyncWrite for Watched {
         let linger = this.linger.get_or_insert_with(|| Linger {
             time: Box::pin(sleep(LINGER)),
             stop: Box::pin(this.stop.clone().cancelled_owned()),
+            swallowed: 0,
         });
         let mut space = [0; 4096];
         loop {
             if linger.is_over(cx) {
                 return Poll::Ready(Ok(()));
             }
+            if linger.swallowed >= LINGER_BYTES {
+                return Poll::Pending;
+            }
             let mut buffer = ReadBuf::new(&mut space);
             match ready!(Pin::new(&mut this.socket).poll_read(cx, &mut buffer)) {
-                Ok(()) if !buffer.filled().is_empty() => {}
+                Ok(()) if !buffer.filled().is_empty() => linger.swallowed += buffer.filled().len(),
                 Ok(()) | Err(_) => return Poll::Ready(Ok(())),
             }
         }
