@@ -190,12 +190,11 @@ fn address_for_apps(
     if let Some(url) = &config.server.client_url {
         return url.as_str().to_owned();
     }
+    let http = http.map(|address| ("http", address));
+    let https = https.map(|address| ("https", address));
     let trusted = https.filter(|_| config.listen.tls_certificate.is_some());
-    let (scheme, address) = match (trusted, http, https) {
-        (Some(https), _, _) => ("https", https),
-        (None, Some(http), _) => ("http", http),
-        (None, None, Some(https)) => ("https", https),
-        (None, None, None) => return format!("https://{}", config.server.name),
+    let Some((scheme, address)) = trusted.or(http).or(https) else {
+        return format!("https://{}", config.server.name);
     };
     if address.ip().is_unspecified() {
         // "Every address of this machine" is nothing that one could type.
