@@ -4,6 +4,7 @@ use std::{
     io::{self, Write},
     path::PathBuf,
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::{Args, Parser, Subcommand};
@@ -13,6 +14,9 @@ use crate::{
     config::{Config, ConfigErrors},
     telemetry,
 };
+
+/// How long work on blocking threads that nobody waits for any more, such as a password hash, may hold up the end.
+const LAST_WORK: Duration = Duration::from_millis(500);
 
 /// A compact federated Matrix homeserver.
 #[derive(Debug, Parser)]
@@ -71,13 +75,15 @@ fn serve(file: &ConfigFile) -> Result<ExitCode, Failure> {
         .enable_all()
         .build()
         .map_err(StartError::Runtime)?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         let signals = Signals::listen().map_err(StartError::Runtime)?;
         let app = App::start(config).await?;
         say(&mut io::stdout(), &app.banner());
         app.run(signals.first()).await;
         Ok(ExitCode::SUCCESS)
-    })
+    });
+    runtime.shutdown_timeout(LAST_WORK);
+    outcome
 }
 
 fn check(file: &ConfigFile) -> Result<ExitCode, Failure> {
