@@ -2,7 +2,7 @@
 //!
 //! A bucket holds `burst` tokens and gains one every `period`. It is stored as a single time, the moment at which it
 //! will be full again: a bucket whose time has passed is full, and can be forgotten without being noticed. Memory is
-//! bounded: see [`Buckets`].
+//! bounded, because each kind remembers only so many buckets.
 
 use std::{
     collections::HashMap,
