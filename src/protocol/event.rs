@@ -9,15 +9,23 @@ use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId,
     OwnedUserId, RoomId, UInt, UserId,
     events::{TimelineEventType, room::member::MembershipState},
+    room_version_rules::RoomVersionRules,
     state_res,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::ids::{EventNid, SnapshotId};
+use super::{
+    format::push_string,
+    ids::{EventNid, SnapshotId},
+    integrity::{write_object, write_value},
+};
 
 /// Members that clients see, in the order in which they are written.
 const CLIENT_MEMBERS: [&str; 6] = ["content", "origin_server_ts", "redacts", "sender", "state_key", "type"];
+
+/// How every client half begins.
+pub(super) const CONTENT_START: &str = "\"content\":";
 
 /// What was found out about an event when it was stored, besides what it says itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,6 +100,7 @@ pub struct Event {
 struct Edges {
     prev: Vec<OwnedEventId>,
     auth: Vec<OwnedEventId>,
+    names_room: bool,
 }
 
 /// Why a JSON object is not an event.
@@ -103,11 +112,16 @@ impl Event {
     /// Takes a complete event apart.
     ///
     /// `object` is a PDU (its `unsigned` is dropped); `room_id` is given because a create event of room version 12
-    /// does not name its room.
+    /// does not name its room; `rules` say where a redaction names its target.
     ///
     /// # Errors
     /// When a member that every event has is missing or of the wrong type.
-    pub fn new(id: OwnedEventId, room_id: OwnedRoomId, object: &CanonicalJsonObject) -> Result<Self, Malformed> {
+    pub fn new(
+        id: OwnedEventId,
+        room_id: OwnedRoomId,
+        object: &CanonicalJsonObject,
+        rules: &RoomVersionRules,
+    ) -> Result<Self, Malformed> {
         let text = |key: &str| object.get(key).and_then(CanonicalJsonValue::as_str);
         let need = |key: &str| text(key).ok_or_else(|| Malformed(format!("`{key}` is missing or not a string")));
         let number = |key: &str| object.get(key).and_then(CanonicalJsonValue::as_integer);
@@ -120,23 +134,23 @@ impl Event {
         let event_type = TimelineEventType::from(need("type")?);
         let state_key = text("state_key").map(ToOwned::to_owned);
         let origin_server_ts = number("origin_server_ts")
-            .and_then(|n| UInt::try_from(n).ok())
+            .and_then(|number| UInt::try_from(i64::from(number)).ok())
             .map(MilliSecondsSinceUnixEpoch)
             .ok_or_else(|| Malformed("`origin_server_ts` is missing or not a positive integer".to_owned()))?;
-        let depth = number("depth").and_then(|n| u64::try_from(n).ok()).unwrap_or_default();
-        let redacts = text("redacts")
-            .or_else(|| content.get("redacts").and_then(CanonicalJsonValue::as_str))
-            .filter(|_| event_type == TimelineEventType::RoomRedaction)
+        let depth = number("depth").and_then(|number| u64::try_from(i64::from(number)).ok()).unwrap_or_default();
+        let redacts = (event_type == TimelineEventType::RoomRedaction)
+            .then(|| redacts(object, content, rules))
+            .flatten()
             .and_then(|id| EventId::parse(id).ok());
         let membership = (event_type == TimelineEventType::RoomMember)
             .then(|| content.get("membership").and_then(CanonicalJsonValue::as_str).map(MembershipState::from))
             .flatten();
 
-        let content_json = json(content);
-        let mut client = String::with_capacity(content_json.len() + 160);
+        let mut client = String::with_capacity(512);
         let mut wire = String::with_capacity(640);
-        client.push_str("\"content\":");
-        client.push_str(&content_json);
+        client.push_str(CONTENT_START);
+        write_object(&mut client, content, &[]);
+        let content_len = client.len() - CONTENT_START.len();
         for (key, value) in object {
             let half = match key.as_str() {
                 "content" | "unsigned" => continue,
@@ -147,9 +161,9 @@ impl Event {
             if !half.is_empty() {
                 half.push(',');
             }
-            half.push_str(&json(key));
+            push_string(half, key);
             half.push(':');
-            half.push_str(&json(value));
+            write_value(half, value);
         }
 
         let header = Header {
@@ -165,7 +179,7 @@ impl Event {
             membership,
             flags: Flags::default(),
         };
-        Ok(Self::from_parts(header, client.into(), wire.into(), content_json.len()))
+        Ok(Self::from_parts(header, client.into(), wire.into(), content_len))
     }
 
     /// Puts a stored event together again; the reverse of reading its public fields and [`Self::content_len`].
@@ -183,8 +197,8 @@ impl Event {
     /// The value of `content` as JSON text.
     #[must_use]
     pub fn content_json(&self) -> &str {
-        const START: usize = "\"content\":".len();
-        self.client.get(START..START + self.content_len).unwrap_or("{}")
+        let start = CONTENT_START.len();
+        self.client.get(start..start + self.content_len).unwrap_or("{}")
     }
 
     /// Reads `content` as `T`.
@@ -229,23 +243,35 @@ impl Event {
             prev_events: Vec<Edge>,
             #[serde(default)]
             auth_events: Vec<Edge>,
+            room_id: Option<serde::de::IgnoredAny>,
         }
         fn ids(edges: Vec<Edge>) -> Vec<OwnedEventId> {
             edges.into_iter().map(|(Edge::Id(id) | Edge::WithHash(id, _))| id).collect()
         }
         self.edges.get_or_init(|| {
             serde_json::from_str::<Wire>(&format!("{{{}}}", self.wire))
-                .map(|wire| Edges { prev: ids(wire.prev_events), auth: ids(wire.auth_events) })
+                .map(|wire| Edges {
+                    prev: ids(wire.prev_events),
+                    auth: ids(wire.auth_events),
+                    names_room: wire.room_id.is_some(),
+                })
                 .unwrap_or_default()
         })
     }
 }
 
-fn json<T: Serialize + ?Sized>(value: &T) -> String {
-    serde_json::to_string(value).expect("canonical JSON always serialises")
+/// The event that a redaction names: inside the content from room version 11, beside it before. See "Redactions".
+fn redacts<'a>(
+    object: &'a CanonicalJsonObject,
+    content: &'a CanonicalJsonObject,
+    rules: &RoomVersionRules,
+) -> Option<&'a str> {
+    let place = if rules.redaction.content_field_redacts { content } else { object };
+    place.get("redacts")?.as_str()
 }
 
-fn relation(content: &CanonicalJsonObject) -> Option<Relation> {
+/// What a content relates to. See "Forming relationships between events" in the client-server API.
+pub(super) fn relation(content: &CanonicalJsonObject) -> Option<Relation> {
     let relates_to = content.get("m.relates_to")?.as_object()?;
     Some(Relation {
         rel_type: relates_to.get("rel_type")?.as_str()?.to_owned(),
@@ -261,7 +287,9 @@ impl state_res::Event for Event {
     }
 
     fn room_id(&self) -> Option<&RoomId> {
-        Some(&self.header.room_id)
+        // The create event of room version 12 must not name its room, and the rules want to see that it does not.
+        let silent = self.header.event_type == TimelineEventType::RoomCreate && !self.edges().names_room;
+        (!silent).then_some(&self.header.room_id)
     }
 
     fn sender(&self) -> &UserId {

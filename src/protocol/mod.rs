@@ -1,5 +1,16 @@
 //! Pure Matrix rules: plain values in, plain values out. No I/O, no clock, no randomness, no `async`.
 
+pub mod auth;
 pub mod event;
+pub mod filter;
 pub mod format;
+pub mod glob;
 pub mod ids;
+pub mod integrity;
+pub mod membership;
+pub mod path;
+pub mod summary;
+pub mod template;
+pub mod token;
+pub mod version;
+pub mod visibility;
