@@ -1,0 +1,113 @@
+// The node is killed in the middle of a conversation and comes back: nothing acknowledged is lost, nothing is twice.
+// RESTART_CMD is a command that kills the server, starts it again and returns when it answers.
+import assert from "node:assert/strict";
+import { exec } from "node:child_process";
+import { after, before, describe, test } from "node:test";
+import { promisify } from "node:util";
+import { login, newStaff, receive, roomOf, sdk, start, stateLines, stopAll, text, timelineIds, until } from "./staff.js";
+
+const restart = process.env.RESTART_CMD && (() => promisify(exec)(process.env.RESTART_CMD));
+
+describe("full re-sync", () => {
+    let alice, bob, roomId;
+    before(async () => {
+        [alice, bob] = await Promise.all([newStaff("alice"), newStaff("bob")]);
+        roomId = await roomOf(alice, [bob]);
+        const { event_id: root } = await alice.sendMessage(roomId, text("Where were we?"));
+        await receive(bob, root);
+        await bob.sendMessage(roomId, root, text("In the thread"));
+        await bob.sendEvent(roomId, "m.reaction", {
+            "m.relates_to": { rel_type: "m.annotation", event_id: root, key: "👍" },
+        });
+        const { event_id: mistake } = await bob.sendMessage(roomId, text("A mistake"));
+        const { event_id: redaction } = await bob.redactEvent(roomId, mistake);
+        await receive(alice, redaction);
+        await alice.setRoomTopic(roomId, "Before the power cut");
+        await alice.setRoomTag(roomId, "m.favourite", { order: 0.5 });
+    });
+    after(stopAll);
+
+    /** Everything about the room that a client can compare with another of the same user. */
+    async function picture(client) {
+        const room = client.getRoom(roomId);
+        await room.loadMembersIfNeeded();
+        return {
+            name: room.name,
+            state: stateLines(room),
+            timeline: timelineIds(room),
+            bodies: room.getLiveTimeline().getEvents().map((event) => event.getContent().body ?? null),
+            received: [...client.received.values()]
+                .filter((event) => event.getRoomId() === roomId && event.getType() === "m.room.message")
+                .map((event) => event.getId()),
+            tags: room.tags,
+        };
+    }
+    async function sameOnANewDevice(client) {
+        const { event_id: last } = await alice.sendMessage(roomId, text("All in?"));
+        await receive(client, last);
+        const fresh = await start(await login(client.account), { initialSyncLimit: 200 });
+        const [expected, seen] = [await picture(client), await picture(fresh)];
+        // A client that was there from the invite on has no more of the past than its first sync brought.
+        assert.deepEqual(seen.timeline.slice(-expected.timeline.length), expected.timeline);
+        assert.deepEqual(seen.bodies.slice(-expected.bodies.length), expected.bodies);
+        assert.deepEqual(seen.state, expected.state);
+        assert.deepEqual(seen.received, expected.received);
+        assert.deepEqual(seen.tags, expected.tags);
+        assert.equal(seen.name, "Office");
+        fresh.stopClient();
+    }
+
+    test("a new device sees the same state and timeline", async () => {
+        await sameOnANewDevice(alice);
+        await sameOnANewDevice(bob);
+    });
+
+    test("after a kill in mid-conversation both go on, with every message exactly once", async (t) => {
+        if (!restart) return t.skip("RESTART_CMD is not set");
+        const bodies = Array.from({ length: 60 }, (_, n) => `Through the night ${n}`);
+        const acknowledged = new Map();
+        const send = async (body, n) => {
+            // Every tenth message or so is under way when the server dies.
+            await new Promise((resolve) => setTimeout(resolve, n * 5));
+            const { event_id: id } = await alice.sendEvent(roomId, "m.room.message", text(body), `night-${n}`);
+            acknowledged.set(body, id);
+        };
+        const sending = Promise.allSettled(bodies.map(send));
+        await until(alice, () => acknowledged.size >= 5, "the first acknowledgements");
+        await restart();
+        await sending;
+        const before = acknowledged.size;
+        const room = alice.getRoom(roomId);
+        for (const client of [alice, bob]) client.retryImmediately();
+
+        // What the SDK could not send stays in the timeline as not sent; a person presses "send again".
+        for (const event of room.getLiveTimeline().getEvents()) {
+            if (event.status !== sdk.EventStatus.NOT_SENT) continue;
+            const { event_id: id } = await alice.resendEvent(event, room);
+            acknowledged.set(event.getContent().body, id);
+        }
+        t.diagnostic(`${before} of ${bodies.length} acknowledged around the restart, the others sent again`);
+        assert.deepEqual([...acknowledged.keys()].sort(), [...bodies].sort());
+        for (const id of acknowledged.values()) await receive(bob, id);
+        const atBob = timelineIds(bob.getRoom(roomId));
+        for (const [body, id] of acknowledged) {
+            assert.equal(atBob.filter((other) => other === id).length, 1, body);
+            const copies = [...bob.received.values()].filter((event) => event.getContent().body === body);
+            assert.deepEqual(copies.map((event) => event.getId()), [id], body);
+        }
+    });
+
+    test("after the restart the conversation goes on in both directions", async () => {
+        const { event_id: one } = await bob.sendMessage(roomId, text("I am back"));
+        await receive(alice, one);
+        const { event_id: two } = await alice.sendMessage(roomId, text("So am I"));
+        await receive(bob, two);
+        await alice.sendTyping(roomId, true, 20_000);
+        await until(bob, () => bob.getRoom(roomId).getMember(alice.getUserId()).typing, "typing");
+    });
+
+    test("after the restart a new device sees the same state and timeline", async () => {
+        await sameOnANewDevice(alice);
+        await sameOnANewDevice(bob);
+    });
+});
