@@ -1,7 +1,7 @@
 // Who has read what, and how much is unread: receipts, the fully-read marker and counts, also per thread.
 import assert from "node:assert/strict";
 import { after, before, beforeEach, describe, test } from "node:test";
-import { login, newStaff, receive, roomOf, sdk, start, stopAll, text, until } from "./staff.js";
+import { login, newStaff, receive, replyInThread, roomOf, sdk, start, stopAll, text, until } from "./staff.js";
 
 const { Total, Highlight } = sdk.NotificationCountType;
 const { Read, ReadPrivate, FullyRead } = sdk.ReceiptType;
@@ -32,7 +32,10 @@ describe("receipts and unread counts", () => {
 
     /** Alice says something; answers the event as bob received it. */
     async function say(body, more, threadId = null) {
-        const { event_id: id } = await alice.sendMessage(roomId, threadId, text(body, more));
+        const content = text(body, more);
+        const id = threadId
+            ? await replyInThread(alice, roomId, threadId, content)
+            : (await alice.sendMessage(roomId, content)).event_id;
         await receive(bobsTablet, id);
         return receive(bob, id);
     }
@@ -49,15 +52,17 @@ describe("receipts and unread counts", () => {
     };
     const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
     const counted = (client, expected) =>
-        until(client, () => same(counts(client), expected), `the counts ${expected}, now ${counts(client)}`, [
-            client.getRoom(roomId),
-            sdk.RoomEvent.UnreadNotifications,
-        ]);
+        until(
+            client,
+            () => same(counts(client), expected),
+            () => `the counts ${expected}, now ${counts(client)}`,
+            [client.getRoom(roomId), sdk.RoomEvent.UnreadNotifications],
+        );
     const threadCounted = (client, threadId, expected) =>
         until(
             client,
             () => same(threadCounts(client, threadId), expected),
-            `the thread's counts ${expected}, now ${threadCounts(client, threadId)}`,
+            () => `the thread's counts ${expected}, now ${threadCounts(client, threadId)}`,
             [client.getRoom(roomId), sdk.RoomEvent.UnreadNotifications],
         );
 

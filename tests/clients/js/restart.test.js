@@ -4,7 +4,20 @@ import assert from "node:assert/strict";
 import { exec } from "node:child_process";
 import { after, before, describe, test } from "node:test";
 import { promisify } from "node:util";
-import { login, newStaff, receive, roomOf, sdk, start, stateLines, stopAll, text, timelineIds, until } from "./staff.js";
+import {
+    login,
+    newStaff,
+    receive,
+    replyInThread,
+    roomOf,
+    sdk,
+    start,
+    stateLines,
+    stopAll,
+    text,
+    timelineIds,
+    until,
+} from "./staff.js";
 
 const restart = process.env.RESTART_CMD && (() => promisify(exec)(process.env.RESTART_CMD));
 
@@ -15,14 +28,17 @@ describe("full re-sync", () => {
         roomId = await roomOf(alice, [bob]);
         const { event_id: root } = await alice.sendMessage(roomId, text("Where were we?"));
         await receive(bob, root);
-        await bob.sendMessage(roomId, root, text("In the thread"));
+        await replyInThread(bob, roomId, root, text("In the thread"));
+        const { event_id: plan } = await alice.sendMessage(roomId, text("At nine again"));
+        await receive(bob, plan);
         await bob.sendEvent(roomId, "m.reaction", {
-            "m.relates_to": { rel_type: "m.annotation", event_id: root, key: "👍" },
+            "m.relates_to": { rel_type: "m.annotation", event_id: plan, key: "👍" },
         });
         const { event_id: mistake } = await bob.sendMessage(roomId, text("A mistake"));
         const { event_id: redaction } = await bob.redactEvent(roomId, mistake);
         await receive(alice, redaction);
-        await alice.setRoomTopic(roomId, "Before the power cut");
+        const { event_id: topic } = await alice.setRoomTopic(roomId, "Before the power cut");
+        await receive(alice, topic); // What is sent now is shown below it.
         await alice.setRoomTag(roomId, "m.favourite", { order: 0.5 });
     });
     after(stopAll);

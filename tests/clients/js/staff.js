@@ -89,7 +89,8 @@ const SIGNALS = [
 
 /**
  * Resolves with what `check` answers once that is true-ish; asks again whenever the client tells of anything.
- * `also` is a further emitter to listen to, as [emitter, event].
+ * `what` says what is awaited, as text or as a function that makes it; `also` is a further emitter to listen to, as
+ * [emitter, event].
  */
 export function until(client, check, what, also) {
     return new Promise((resolve, reject) => {
@@ -110,7 +111,10 @@ export function until(client, check, what, also) {
             }
         };
         const timer = setTimeout(
-            () => finish(reject, new Error(`${client.getUserId()} waited ${LIMIT_MS} ms for ${what}`)),
+            () => {
+                const awaited = typeof what === "function" ? what() : what;
+                finish(reject, new Error(`${client.getUserId()} waited ${LIMIT_MS} ms for ${awaited}`));
+            },
             LIMIT_MS,
         );
         for (const [emitter, signal] of sources) emitter.on(signal, look);
@@ -153,6 +157,18 @@ export async function roomOf(owner, others, options = {}) {
 
 /** The content of a text message. */
 export const text = (body, more = {}) => ({ msgtype: "m.text", body, ...more });
+
+/**
+ * Replies in a thread as an app does it: opens the thread, then sends; answers the event id.
+ * (Unopened, the SDK 43 fails when the sync brings its own event before the answer to the sending comes.)
+ */
+export async function replyInThread(client, roomId, rootId, content) {
+    const room = client.getRoom(roomId);
+    const root = room.findEventById(rootId);
+    const thread = room.getThread(rootId) ?? room.createThread(rootId, root, [root], true);
+    await until(client, () => thread.initialEventsFetched, "the thread", [thread, sdk.ThreadEvent.Update]);
+    return (await client.sendMessage(roomId, rootId, content)).event_id;
+}
 
 /** The ids of the main timeline, oldest first. */
 export const timelineIds = (room) => room.getLiveTimeline().getEvents().map((event) => event.getId());

@@ -18,7 +18,7 @@ class Staff(nio.AsyncClient):
     """A client with its own account, which syncs in the background and remembers what came."""
 
     def __init__(self, name):
-        super().__init__(HOMESERVER_URL, name)
+        super().__init__(HOMESERVER_URL, name, config=nio.AsyncClientConfig(max_timeouts=2, request_timeout=60))
         self.password = f"secret of {name}"
         self.heard = []  # (room id, event) of timelines and ephemeral sections, in order of arrival
         self.news = asyncio.Condition()
