@@ -38,7 +38,12 @@ pub struct Batch<'s> {
 
 impl<'s> Batch<'s> {
     pub(super) fn new(inner: &'s Inner, next: u64) -> Self {
-        Self { inner, writes: WriteBatch::default(), next, touches: Vec::new() }
+        Self {
+            inner,
+            writes: WriteBatch::default(),
+            next,
+            touches: Vec::new(),
+        }
     }
 
     /// Draws the next position.
@@ -49,14 +54,41 @@ impl<'s> Batch<'s> {
     }
 
     /// Tells one user, once the batch is durable, that something changed at `position`.
-    pub fn touch_user(&mut self, position: Position, user: UserNid, room: Option<RoomNid>, kinds: Kinds) {
-        self.touches.push((position, Touch { users: Users::One(user), change: Change { room, kinds } }));
+    pub fn touch_user(
+        &mut self,
+        position: Position,
+        user: UserNid,
+        room: Option<RoomNid>,
+        kinds: Kinds,
+    ) {
+        self.touches.push((
+            position,
+            Touch {
+                users: Users::One(user),
+                change: Change { room, kinds },
+            },
+        ));
     }
 
     /// Tells many users, once the batch is durable, that something in a room changed at `position`.
-    pub fn touch_users(&mut self, position: Position, users: Arc<HashSet<UserNid>>, room: RoomNid, kinds: Kinds) {
-        let change = Change { room: Some(room), kinds };
-        self.touches.push((position, Touch { users: Users::Many(users), change }));
+    pub fn touch_users(
+        &mut self,
+        position: Position,
+        users: Arc<HashSet<UserNid>>,
+        room: RoomNid,
+        kinds: Kinds,
+    ) {
+        let change = Change {
+            room: Some(room),
+            kinds,
+        };
+        self.touches.push((
+            position,
+            Touch {
+                users: Users::Many(users),
+                change,
+            },
+        ));
     }
 
     pub(super) fn put(&mut self, table: &'static str, key: &[u8], value: &[u8]) {

@@ -148,7 +148,14 @@ macro_rules! nid_parts {
         }
     )*};
 }
-nid_parts!(RoomNid, EventNid, UserNid, StateKeyNid, SnapshotId, Position);
+nid_parts!(
+    RoomNid,
+    EventNid,
+    UserNid,
+    StateKeyNid,
+    SnapshotId,
+    Position
+);
 
 macro_rules! tuple_keys {
     (@prefixes ($($k:ident),+) ) => {};

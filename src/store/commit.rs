@@ -22,6 +22,10 @@ use crate::protocol::ids::Position;
 const CEILING_STEP: u64 = 65_536;
 
 /// What the commit lock guards.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts, not one state"
+)]
 pub(super) struct Commits {
     /// The next position to hand out.
     next: u64,
@@ -70,7 +74,10 @@ impl Store {
     ///
     /// The closure only encodes: everything it needs was read before. When it fails, nothing is written and no
     /// position is used.
-    pub fn commit<R>(&self, write: impl FnOnce(&mut Batch<'_>) -> Result<R>) -> Result<Committed<R>> {
+    pub fn commit<R>(
+        &self,
+        write: impl FnOnce(&mut Batch<'_>) -> Result<R>,
+    ) -> Result<Committed<R>> {
         let inner = &self.inner;
         let mut commits = inner.commits.lock();
         if commits.closing || commits.failed {
@@ -83,15 +90,26 @@ impl Store {
             META.put(&mut batch, &("ceiling",), &(ceiling,));
             commits.ceiling = ceiling;
         }
-        let Batch { writes, next, touches, .. } = batch;
+        let Batch {
+            writes,
+            next,
+            touches,
+            ..
+        } = batch;
         if !writes.is_empty() {
-            inner.db.write(writes).map_err(|source| Error::Engine { doing: "writing", source })?;
+            inner.db.write(writes).map_err(|source| Error::Engine {
+                doing: "writing",
+                source,
+            })?;
             commits.dirty = true;
         }
         commits.next = next;
         commits.touches.extend(touches);
         commits.unpublished = true;
-        let committed = Committed { position: commits.position(), value };
+        let committed = Committed {
+            position: commits.position(),
+            value,
+        };
         if inner.sync == Sync::Always {
             drop(commits);
         } else {
@@ -126,7 +144,9 @@ fn publish(inner: &Arc<Inner>, commits: &mut Commits) {
 
 fn show(inner: &Inner, published: Published, touches: &[(Position, Touch)]) {
     let position = published.position;
-    inner.notify.publish(touches, || inner.set_published(published));
+    inner
+        .notify
+        .publish(touches, || inner.set_published(published));
     inner.durable.send_replace(position.0);
 }
 
@@ -141,7 +161,9 @@ pub(super) fn start_syncer(inner: &Arc<Inner>) -> JoinHandle<()> {
 
 /// One round; false when the store is gone or closing with nothing left to do.
 fn sync_once(inner: &Weak<Inner>) -> bool {
-    let Some(inner) = inner.upgrade() else { return false };
+    let Some(inner) = inner.upgrade() else {
+        return false;
+    };
     let mut commits = inner.commits.lock();
     if !commits.dirty && !commits.unpublished {
         if commits.closing {

@@ -62,7 +62,9 @@ pub enum Error {
     #[error("the store is damaged: {0} is missing")]
     Missing(String),
     /// The database was written by a newer program.
-    #[error("the data directory has schema version {found}, this program knows {known}: install a newer version")]
+    #[error(
+        "the data directory has schema version {found}, this program knows {known}: install a newer version"
+    )]
     Schema {
         /// What the database says.
         found: u64,

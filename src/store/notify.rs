@@ -100,15 +100,23 @@ impl Notify {
             .entry(user)
             .or_insert_with(|| {
                 // The record lock is held, so nothing can be published unrecorded after this position.
-                let changes = Recent { floor: now(), list: VecDeque::new() };
-                Arc::new(Live { changes: Mutex::new(changes), wake: watch::channel(()).0 })
+                let changes = Recent {
+                    floor: now(),
+                    list: VecDeque::new(),
+                };
+                Arc::new(Live {
+                    changes: Mutex::new(changes),
+                    wake: watch::channel(()).0,
+                })
             })
             .clone()
     }
 
     /// Forgets users who have nobody waiting; their next sync looks at everything once.
     pub fn forget_idle(&self) {
-        self.users.write().retain(|_, live| Arc::strong_count(live) > 1 || live.wake.receiver_count() > 0);
+        self.users
+            .write()
+            .retain(|_, live| Arc::strong_count(live) > 1 || live.wake.receiver_count() > 0);
     }
 
     /// How many users are live.
@@ -134,10 +142,15 @@ impl Notify {
                     }
                 }
                 Users::Many(many) if many.len() <= users.len() => {
-                    many.iter().filter_map(|user| users.get(user)).for_each(record);
+                    many.iter()
+                        .filter_map(|user| users.get(user))
+                        .for_each(record);
                 }
                 Users::Many(many) => {
-                    users.iter().filter(|(user, _)| many.contains(user)).for_each(|(_, live)| record(live));
+                    users
+                        .iter()
+                        .filter(|(user, _)| many.contains(user))
+                        .for_each(|(_, live)| record(live));
                 }
             }
         }
@@ -176,10 +189,20 @@ impl Live {
             return Changes::Unknown;
         }
         let mut changed: HashMap<Option<RoomNid>, Kinds> = HashMap::new();
-        for (_, change) in recent.list.iter().rev().take_while(|(at, _)| *at > since).filter(|(at, _)| *at <= until) {
+        for (_, change) in recent
+            .list
+            .iter()
+            .rev()
+            .take_while(|(at, _)| *at > since)
+            .filter(|(at, _)| *at <= until)
+        {
             let kinds = changed.entry(change.room).or_default();
             *kinds = kinds.and(change.kinds);
         }
-        if changed.is_empty() { Changes::None } else { Changes::Some(changed) }
+        if changed.is_empty() {
+            Changes::None
+        } else {
+            Changes::Some(changed)
+        }
     }
 }

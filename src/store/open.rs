@@ -9,7 +9,8 @@ use std::{
 
 use parking_lot::{Condvar, Mutex, RwLock};
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, Options as EngineOptions,
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
+    Options as EngineOptions,
 };
 use tokio::sync::watch;
 
@@ -73,17 +74,26 @@ impl Store {
     /// [`Error::Locked`] when another node has it open, [`Error::Schema`] when a newer program wrote it.
     pub fn open(options: &Options) -> Result<Self> {
         let path = options.directory.join("store");
-        std::fs::create_dir_all(&path).map_err(|e| Error::Directory(options.directory.clone(), e))?;
+        std::fs::create_dir_all(&path)
+            .map_err(|e| Error::Directory(options.directory.clone(), e))?;
         let db = Arc::new(open_engine(&path, options)?);
 
         let meta = |key: &str| -> Result<Option<u64>> {
             let cf = db.cf_handle(META.name).expect("every table was opened");
             let row = db.get_cf(cf, AsKey::<(String,)>::key_bytes(&(key,)));
-            let row = row.map_err(|source| Error::Engine { doing: "opening", source })?;
-            Ok(row.and_then(|bytes| <(u64,)>::from_bytes(&bytes)).map(|(number,)| number))
+            let row = row.map_err(|source| Error::Engine {
+                doing: "opening",
+                source,
+            })?;
+            Ok(row
+                .and_then(|bytes| <(u64,)>::from_bytes(&bytes))
+                .map(|(number,)| number))
         };
         if let Some(found) = meta("schema")?.filter(|&found| found > SCHEMA_VERSION) {
-            return Err(Error::Schema { found, known: SCHEMA_VERSION });
+            return Err(Error::Schema {
+                found,
+                known: SCHEMA_VERSION,
+            });
         }
         // Positions below the ceiling may have been handed out without a row, so the count goes on above it.
         let start = meta("ceiling")?.unwrap_or(0);
@@ -93,7 +103,10 @@ impl Store {
             sync: options.sync,
             commits: Mutex::new(Commits::starting_at(start)),
             unsynced: Condvar::new(),
-            published: RwLock::new(Arc::new(Published { position: Position(start), snapshot })),
+            published: RwLock::new(Arc::new(Published {
+                position: Position(start),
+                snapshot,
+            })),
             durable: watch::channel(start).0,
             notify: Notify::default(),
             interner,
@@ -102,7 +115,7 @@ impl Store {
             db,
         });
         let store = Self { inner };
-        store.commit(|batch| {
+        let _durable_with_the_next = store.commit(|batch| {
             META.put(batch, &("schema",), &(SCHEMA_VERSION,));
             Ok(())
         })?;
@@ -181,7 +194,10 @@ fn open_engine(path: &Path, options: &Options) -> Result<DB> {
         if source.to_string().to_lowercase().contains("lock") {
             Error::Locked(options.directory.clone())
         } else {
-            Error::Engine { doing: "opening", source }
+            Error::Engine {
+                doing: "opening",
+                source,
+            }
         }
     })
 }

@@ -8,7 +8,7 @@ use imbl::OrdMap;
 use quick_cache::{Weighter, sync::Cache};
 use serde::{Deserialize, Serialize};
 
-use super::{Batch, Error, Record, Result, Store, View, schema::STATE};
+use super::{Batch, Error, Record, Result, Store, schema::STATE};
 use crate::protocol::ids::{EventNid, SnapshotId, StateKeyNid};
 
 /// The longest chain of rows that a lookup follows to a full or merged one.
@@ -80,7 +80,9 @@ impl Store {
             if let Some(map) = self.inner.states.0.get(&at) {
                 break map;
             }
-            let row = STATE.get(&view, &(at,))?.ok_or_else(|| Error::Missing(format!("state snapshot {at}")))?;
+            let row = STATE
+                .get(&view, &(at,))?
+                .ok_or_else(|| Error::Missing(format!("state snapshot {at}")))?;
             match row.parent {
                 None => break row.set.into_iter().collect(),
                 Some(parent) => {
@@ -131,14 +133,24 @@ impl Chain {
         let row = if self.tip == SnapshotId(0) {
             full(after)
         } else if self.hops < MAX_HOPS {
-            StateRow { parent: Some(self.tip), hops: self.hops + 1, set, removed }
+            StateRow {
+                parent: Some(self.tip),
+                hops: self.hops + 1,
+                set,
+                removed,
+            }
         } else {
             let base = store.state(self.full)?;
             let (set, removed) = difference(&base, after);
             if (set.len() + removed.len()) * 2 > after.len() {
                 full(after)
             } else {
-                StateRow { parent: Some(self.full), hops: 0, set, removed }
+                StateRow {
+                    parent: Some(self.full),
+                    hops: 0,
+                    set,
+                    removed,
+                }
             }
         };
         self.hops = row.hops;
@@ -152,17 +164,28 @@ impl Chain {
 }
 
 fn full(map: &StateMap) -> StateRow {
-    StateRow { parent: None, hops: 0, set: map.iter().map(|(k, v)| (*k, *v)).collect(), removed: Vec::new() }
+    StateRow {
+        parent: None,
+        hops: 0,
+        set: map.iter().map(|(k, v)| (*k, *v)).collect(),
+        removed: Vec::new(),
+    }
 }
 
 /// What must be set and removed to come from one state to another. Shared parts cost nothing.
 #[must_use]
-pub fn difference(from: &StateMap, to: &StateMap) -> (Vec<(StateKeyNid, EventNid)>, Vec<StateKeyNid>) {
+pub(super) fn difference(
+    from: &StateMap,
+    to: &StateMap,
+) -> (Vec<(StateKeyNid, EventNid)>, Vec<StateKeyNid>) {
     use imbl::ordmap::DiffItem;
     let (mut set, mut removed) = (Vec::new(), Vec::new());
     for item in from.diff(to) {
         match item {
-            DiffItem::Add(key, event) | DiffItem::Update { new: (key, event), .. } => set.push((*key, *event)),
+            DiffItem::Add(key, event)
+            | DiffItem::Update {
+                new: (key, event), ..
+            } => set.push((*key, *event)),
             DiffItem::Remove(key, _) => removed.push(*key),
         }
     }

@@ -27,14 +27,19 @@ pub struct Table<K, V> {
 
 impl<K: Key, V: Value> Table<K, V> {
     pub(super) const fn new(name: &'static str) -> Self {
-        Self { name, types: PhantomData }
+        Self {
+            name,
+            types: PhantomData,
+        }
     }
 
     /// The value of `key`, if there is one.
     pub fn get(&self, view: &View, key: &impl AsKey<K>) -> Result<Option<V>> {
         let key = key.key_bytes();
         match view.get(self.name, &key)? {
-            Some(bytes) => V::from_bytes(&bytes).map(Some).ok_or_else(|| self.corrupt(&key)),
+            Some(bytes) => V::from_bytes(&bytes)
+                .map(Some)
+                .ok_or_else(|| self.corrupt(&key)),
             None => Ok(None),
         }
     }
@@ -51,7 +56,9 @@ impl<K: Key, V: Value> Table<K, V> {
         keys.iter()
             .zip(rows)
             .map(|(key, row)| match row {
-                Some(bytes) => V::from_bytes(&bytes).map(Some).ok_or_else(|| self.corrupt(key)),
+                Some(bytes) => V::from_bytes(&bytes)
+                    .map(Some)
+                    .ok_or_else(|| self.corrupt(key)),
                 None => Ok(None),
             })
             .collect()
@@ -103,8 +110,18 @@ impl<K: Key, V: Value> Table<K, V> {
         batch.delete(self.name, &key.key_bytes());
     }
 
-    fn rows<'v>(&self, view: &'v View, lower: Vec<u8>, upper: Option<Vec<u8>>, back: bool) -> Scan<'v, K, V> {
-        Scan { rows: view.iterate(self.name, lower, upper, back), table: self.name, types: PhantomData }
+    fn rows<'v>(
+        &self,
+        view: &'v View,
+        lower: Vec<u8>,
+        upper: Option<Vec<u8>>,
+        back: bool,
+    ) -> Scan<'v, K, V> {
+        Scan {
+            rows: view.iterate(self.name, lower, upper, back),
+            table: self.name,
+            types: PhantomData,
+        }
     }
 
     fn corrupt(&self, key: &[u8]) -> Error {
@@ -126,7 +143,9 @@ impl<K: Key, V: Value> Iterator for Scan<'_, K, V> {
         let table = self.table;
         self.rows
             .next(|key, value| {
-                K::decode(key).zip(V::from_bytes(value)).ok_or_else(|| corrupt(table, key))
+                K::decode(key)
+                    .zip(V::from_bytes(value))
+                    .ok_or_else(|| corrupt(table, key))
             })
             .map(|row| row.and_then(|row| row))
     }
@@ -149,7 +168,10 @@ fn after_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Turns bounds on keys into the engine's inclusive lower and exclusive upper bound.
-fn byte_bounds<K: Key, Q: AsKey<K>>(prefix: &[u8], bounds: &(Bound<Q>, Bound<Q>)) -> (Vec<u8>, Option<Vec<u8>>) {
+fn byte_bounds<K: Key, Q: AsKey<K>>(
+    prefix: &[u8],
+    bounds: &(Bound<Q>, Bound<Q>),
+) -> (Vec<u8>, Option<Vec<u8>>) {
     // No key lies between `k` and `k` followed by a zero byte.
     let just_after = |key: &Q| {
         let mut bytes = key.key_bytes();

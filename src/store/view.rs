@@ -56,13 +56,21 @@ impl Store {
     #[must_use]
     pub fn view(&self) -> View {
         let at = self.inner.published();
-        View { inner: self.inner.clone(), position: at.position, at: Some(at) }
+        View {
+            inner: self.inner.clone(),
+            position: at.position,
+            at: Some(at),
+        }
     }
 
     /// Everything written so far, durable or not.
     #[must_use]
     pub fn latest(&self) -> View {
-        View { inner: self.inner.clone(), position: self.inner.committed(), at: None }
+        View {
+            inner: self.inner.clone(),
+            position: self.inner.committed(),
+            at: None,
+        }
     }
 }
 
@@ -76,10 +84,16 @@ impl View {
     /// The store that this is a view of.
     #[must_use]
     pub fn store(&self) -> Store {
-        Store { inner: self.inner.clone() }
+        Store {
+            inner: self.inner.clone(),
+        }
     }
 
-    pub(super) fn get(&self, table: &'static str, key: &[u8]) -> Result<Option<DBPinnableSlice<'_>>> {
+    pub(super) fn get(
+        &self,
+        table: &'static str,
+        key: &[u8],
+    ) -> Result<Option<DBPinnableSlice<'_>>> {
         let db = &self.inner.db;
         let cf = self.inner.table(table);
         match &self.at {
@@ -88,10 +102,17 @@ impl View {
                 .with_dependent(|_, pinned| db.get_pinned_cf_opt(cf, key, &pinned.options)),
             None => db.get_pinned_cf(cf, key),
         }
-        .map_err(|source| Error::Engine { doing: "reading", source })
+        .map_err(|source| Error::Engine {
+            doing: "reading",
+            source,
+        })
     }
 
-    pub(super) fn multi_get(&self, table: &'static str, keys: &[Vec<u8>]) -> Result<Vec<Option<DBPinnableSlice<'_>>>> {
+    pub(super) fn multi_get(
+        &self,
+        table: &'static str,
+        keys: &[Vec<u8>],
+    ) -> Result<Vec<Option<DBPinnableSlice<'_>>>> {
         let db = &self.inner.db;
         let cf = self.inner.table(table);
         let plain;
@@ -104,11 +125,22 @@ impl View {
         };
         db.batched_multi_get_cf_opt(cf, keys, false, options)
             .into_iter()
-            .map(|row| row.map_err(|source| Error::Engine { doing: "reading", source }))
+            .map(|row| {
+                row.map_err(|source| Error::Engine {
+                    doing: "reading",
+                    source,
+                })
+            })
             .collect()
     }
 
-    pub(super) fn iterate(&self, table: &'static str, lower: Vec<u8>, upper: Option<Vec<u8>>, back: bool) -> Rows<'_> {
+    pub(super) fn iterate(
+        &self,
+        table: &'static str,
+        lower: Vec<u8>,
+        upper: Option<Vec<u8>>,
+        back: bool,
+    ) -> Rows<'_> {
         let mut options = ReadOptions::default();
         if let Some(at) = &self.at {
             options.set_snapshot(&at.snapshot.borrow_dependent().snapshot);
@@ -117,7 +149,10 @@ impl View {
         if let Some(upper) = upper {
             options.set_iterate_upper_bound(upper);
         }
-        let mut cursor = self.inner.db.raw_iterator_cf_opt(self.inner.table(table), options);
+        let mut cursor = self
+            .inner
+            .db
+            .raw_iterator_cf_opt(self.inner.table(table), options);
         if back {
             cursor.seek_to_last();
         } else {
@@ -146,9 +181,12 @@ impl Rows<'_> {
                 }
                 Some(Ok(row))
             }
-            None => {
-                self.cursor.status().err().map(|source| Err(Error::Engine { doing: "scanning", source }))
-            }
+            None => self.cursor.status().err().map(|source| {
+                Err(Error::Engine {
+                    doing: "scanning",
+                    source,
+                })
+            }),
         }
     }
 }

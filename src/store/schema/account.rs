@@ -9,6 +9,10 @@ use crate::{
 };
 
 /// A local account.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts, not one state"
+)]
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AccountRow {
     /// The argon2id hash in PHC form; none for an account without a password.

@@ -62,7 +62,10 @@ impl EventRow {
     #[must_use]
     pub fn into_parts(self) -> (Event, Facts) {
         let content_len = usize::try_from(self.content_len).expect("lengths fit");
-        (Event::from_parts(self.header, self.client, self.wire, content_len), self.facts)
+        (
+            Event::from_parts(self.header, self.client, self.wire, content_len),
+            self.facts,
+        )
     }
 }
 
