@@ -1,3 +1,10 @@
 //! Kontor: a compact federated Matrix homeserver.
 
+pub mod app;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod http;
 pub mod protocol;
+pub mod store;
+pub mod telemetry;

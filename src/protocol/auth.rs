@@ -10,7 +10,8 @@ use ruma::{
     events::{StateEventType, TimelineEventType},
     room_version_rules::{AuthorizationRules, RoomVersionRules},
     state_res::{
-        self, auth_types_for_event, check_state_dependent_auth_rules, check_state_independent_auth_rules,
+        self, auth_types_for_event, check_state_dependent_auth_rules,
+        check_state_independent_auth_rules,
         events::{RoomCreateEvent, RoomPowerLevelsEvent, RoomPowerLevelsIntField},
     },
 };
@@ -54,7 +55,13 @@ pub fn auth_types(
     state_key: Option<&str>,
     content: &RawValue,
 ) -> Result<Vec<(StateEventType, String)>, Denied> {
-    Ok(auth_types_for_event(event_type, sender, state_key, content, &rules.authorization)?)
+    Ok(auth_types_for_event(
+        event_type,
+        sender,
+        state_key,
+        content,
+        &rules.authorization,
+    )?)
 }
 
 /// All checks of one event: those of the event and its citations, then those against a state.
@@ -86,12 +93,19 @@ pub fn check_citations<E: state_res::Event>(
         check_version(event)?;
     } else if rules.authorization.room_create_event_id_as_room_id {
         // ruma looks the room's event up, but not at what kind of event it is.
-        let create = event.room_id().and_then(create_of_room_id).and_then(|id| lookup_event(&id));
+        let create = event
+            .room_id()
+            .and_then(create_of_room_id)
+            .and_then(|id| lookup_event(&id));
         if create.is_none_or(|create| *create.event_type() != TimelineEventType::RoomCreate) {
             return Err(Denied::new("the room id does not name a create event"));
         }
     }
-    Ok(check_state_independent_auth_rules(&rules.authorization, event, lookup_event)?)
+    Ok(check_state_independent_auth_rules(
+        &rules.authorization,
+        event,
+        lookup_event,
+    )?)
 }
 
 /// The checks against a state: that of the auth events, that before the event, or the current one.
@@ -103,7 +117,11 @@ pub fn check_against<E: state_res::Event>(
     event: &impl state_res::Event,
     lookup_state: impl Fn(&StateEventType, &str) -> Option<E>,
 ) -> Result<(), Denied> {
-    Ok(check_state_dependent_auth_rules(&rules.authorization, event, lookup_state)?)
+    Ok(check_state_dependent_auth_rules(
+        &rules.authorization,
+        event,
+        lookup_state,
+    )?)
 }
 
 /// A room of a version that nobody here knows must not be created. See rule 1 of the authorization rules.
@@ -111,7 +129,9 @@ fn check_version(create: &impl state_res::Event) -> Result<(), Denied> {
     let version = RoomCreateEvent::new(create).room_version()?;
     match version::rules(&version) {
         Some(_) => Ok(()),
-        None => Err(Denied::new(format!("room version `{version}` is not served"))),
+        None => Err(Denied::new(format!(
+            "room version `{version}` is not served"
+        ))),
     }
 }
 
@@ -171,7 +191,10 @@ impl PowerLevels {
         let event = power_levels.map(RoomPowerLevelsEvent::new);
         let event = event.as_ref();
         let level = |field: RoomPowerLevelsIntField| {
-            let set = event.map(|event| event.get_as_int(field, rules)).transpose()?.flatten();
+            let set = event
+                .map(|event| event.get_as_int(field, rules))
+                .transpose()?
+                .flatten();
             Ok::<_, Denied>(i64::from(set.unwrap_or_else(|| field.default_value())))
         };
         let users = match event {
@@ -183,11 +206,15 @@ impl PowerLevels {
             None => HashMap::new(),
         };
         let notify_room = match event {
-            Some(event) => event.notifications(rules)?.and_then(|levels| levels.get("room").copied()).map(i64::from),
+            Some(event) => event
+                .notifications(rules)?
+                .and_then(|levels| levels.get("room").copied())
+                .map(i64::from),
             None => None,
         };
         Ok(Self {
-            closed_to_others_than: (!create.federate()?).then(|| create.sender().server_name().to_owned()),
+            closed_to_others_than: (!create.federate()?)
+                .then(|| create.sender().server_name().to_owned()),
             creators: create.creators(rules)?,
             creators_are_privileged: rules.explicitly_privilege_room_creators,
             users,
@@ -217,7 +244,11 @@ impl PowerLevels {
     /// The level needed to send events of this type.
     #[must_use]
     pub fn needed(&self, event_type: &TimelineEventType, is_state: bool) -> i64 {
-        let default = if is_state { self.state_default } else { self.events_default };
+        let default = if is_state {
+            self.state_default
+        } else {
+            self.events_default
+        };
         self.events.get(event_type).copied().unwrap_or(default)
     }
 
@@ -267,7 +298,10 @@ impl PowerLevels {
 
     /// The users with a power of their own, creators of rooms of version 12 not among them.
     pub fn listed_users(&self) -> impl Iterator<Item = (&UserId, i64)> {
-        self.users.iter().flatten().map(|(user, level)| (&**user, *level))
+        self.users
+            .iter()
+            .flatten()
+            .map(|(user, level)| (&**user, *level))
     }
 
     /// The creators of the room, for versions before 12 just the one.
@@ -292,18 +326,30 @@ impl PowerLevels {
             | TimelineEventType::RoomPowerLevels
             | TimelineEventType::RoomThirdPartyInvite => return None,
             TimelineEventType::RoomRedaction if rules.special_case_room_redaction => return None,
-            other if rules.special_case_room_aliases && other.to_string() == "m.room.aliases" => return None,
+            other if rules.special_case_room_aliases && other.to_string() == "m.room.aliases" => {
+                return None;
+            }
             _ => {}
         }
-        Some(if self.closed_to_others_than.as_ref().is_some_and(|server| server != sender.server_name()) {
-            Err(Denied::new("the room is not federated and the sender is on another server than its creator"))
-        } else if !sender_is_joined {
-            Err(Denied::new("the sender is not joined"))
-        } else if !self.may_send(sender, event_type, false) {
-            Err(Denied::new(format!("the sender does not have the power to send `{event_type}`")))
-        } else {
-            Ok(())
-        })
+        Some(
+            if self
+                .closed_to_others_than
+                .as_ref()
+                .is_some_and(|server| server != sender.server_name())
+            {
+                Err(Denied::new(
+                    "the room is not federated and the sender is on another server than its creator",
+                ))
+            } else if !sender_is_joined {
+                Err(Denied::new("the sender is not joined"))
+            } else if !self.may_send(sender, event_type, false) {
+                Err(Denied::new(format!(
+                    "the sender does not have the power to send `{event_type}`"
+                )))
+            } else {
+                Ok(())
+            },
+        )
     }
 }
 
@@ -312,7 +358,9 @@ where
     K: Clone + Eq + std::hash::Hash + 'a,
     S: std::hash::BuildHasher + Default,
 {
-    entries.map(|(key, level)| (key.clone(), i64::from(*level))).collect()
+    entries
+        .map(|(key, level)| (key.clone(), i64::from(*level)))
+        .collect()
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@
 use std::sync::OnceLock;
 
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId,
-    OwnedUserId, RoomId, UInt, UserId,
+    CanonicalJsonObject, CanonicalJsonValue, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId,
+    OwnedRoomId, OwnedUserId, RoomId, UInt, UserId,
     events::{TimelineEventType, room::member::MembershipState},
     room_version_rules::RoomVersionRules,
     state_res,
@@ -22,7 +22,14 @@ use super::{
 };
 
 /// Members that clients see, in the order in which they are written.
-const CLIENT_MEMBERS: [&str; 6] = ["content", "origin_server_ts", "redacts", "sender", "state_key", "type"];
+const CLIENT_MEMBERS: [&str; 6] = [
+    "content",
+    "origin_server_ts",
+    "redacts",
+    "sender",
+    "state_key",
+    "type",
+];
 
 /// How every client half begins.
 pub(super) const CONTENT_START: &str = "\"content\":";
@@ -123,27 +130,39 @@ impl Event {
         rules: &RoomVersionRules,
     ) -> Result<Self, Malformed> {
         let text = |key: &str| object.get(key).and_then(CanonicalJsonValue::as_str);
-        let need = |key: &str| text(key).ok_or_else(|| Malformed(format!("`{key}` is missing or not a string")));
+        let need = |key: &str| {
+            text(key).ok_or_else(|| Malformed(format!("`{key}` is missing or not a string")))
+        };
         let number = |key: &str| object.get(key).and_then(CanonicalJsonValue::as_integer);
         let content = object
             .get("content")
             .and_then(CanonicalJsonValue::as_object)
             .ok_or_else(|| Malformed("`content` is missing or not an object".to_owned()))?;
 
-        let sender = UserId::parse(need("sender")?).map_err(|e| Malformed(format!("`sender`: {e}")))?;
+        let sender =
+            UserId::parse(need("sender")?).map_err(|e| Malformed(format!("`sender`: {e}")))?;
         let event_type = TimelineEventType::from(need("type")?);
         let state_key = text("state_key").map(ToOwned::to_owned);
         let origin_server_ts = number("origin_server_ts")
             .and_then(|number| UInt::try_from(i64::from(number)).ok())
             .map(MilliSecondsSinceUnixEpoch)
-            .ok_or_else(|| Malformed("`origin_server_ts` is missing or not a positive integer".to_owned()))?;
-        let depth = number("depth").and_then(|number| u64::try_from(i64::from(number)).ok()).unwrap_or_default();
+            .ok_or_else(|| {
+                Malformed("`origin_server_ts` is missing or not a positive integer".to_owned())
+            })?;
+        let depth = number("depth")
+            .and_then(|number| u64::try_from(i64::from(number)).ok())
+            .unwrap_or_default();
         let redacts = (event_type == TimelineEventType::RoomRedaction)
             .then(|| redacts(object, content, rules))
             .flatten()
             .and_then(|id| EventId::parse(id).ok());
         let membership = (event_type == TimelineEventType::RoomMember)
-            .then(|| content.get("membership").and_then(CanonicalJsonValue::as_str).map(MembershipState::from))
+            .then(|| {
+                content
+                    .get("membership")
+                    .and_then(CanonicalJsonValue::as_str)
+                    .map(MembershipState::from)
+            })
             .flatten();
 
         let mut client = String::with_capacity(512);
@@ -179,13 +198,30 @@ impl Event {
             membership,
             flags: Flags::default(),
         };
-        Ok(Self::from_parts(header, client.into(), wire.into(), content_len))
+        Ok(Self::from_parts(
+            header,
+            client.into(),
+            wire.into(),
+            content_len,
+        ))
     }
 
     /// Puts a stored event together again; the reverse of reading its public fields and [`Self::content_len`].
     #[must_use]
-    pub fn from_parts(header: Header, client: Box<str>, wire: Box<str>, content_len: usize) -> Self {
-        Self { header, client, wire, content_len, content: OnceLock::new(), edges: OnceLock::new() }
+    pub fn from_parts(
+        header: Header,
+        client: Box<str>,
+        wire: Box<str>,
+        content_len: usize,
+    ) -> Self {
+        Self {
+            header,
+            client,
+            wire,
+            content_len,
+            content: OnceLock::new(),
+            edges: OnceLock::new(),
+        }
     }
 
     /// The length in bytes of the value of `content`, which opens the client half.
@@ -198,7 +234,9 @@ impl Event {
     #[must_use]
     pub fn content_json(&self) -> &str {
         let start = CONTENT_START.len();
-        self.client.get(start..start + self.content_len).unwrap_or("{}")
+        self.client
+            .get(start..start + self.content_len)
+            .unwrap_or("{}")
     }
 
     /// Reads `content` as `T`.
@@ -226,7 +264,11 @@ impl Event {
     /// The state right after this event, given its number and the state before it.
     #[must_use]
     pub fn snapshot_after(&self, nid: EventNid, before: SnapshotId) -> SnapshotId {
-        if self.is_state() && !self.header.flags.rejected { nid.snapshot_after() } else { before }
+        if self.is_state() && !self.header.flags.rejected {
+            nid.snapshot_after()
+        } else {
+            before
+        }
     }
 
     fn edges(&self) -> &Edges {
@@ -246,7 +288,10 @@ impl Event {
             room_id: Option<serde::de::IgnoredAny>,
         }
         fn ids(edges: Vec<Edge>) -> Vec<OwnedEventId> {
-            edges.into_iter().map(|(Edge::Id(id) | Edge::WithHash(id, _))| id).collect()
+            edges
+                .into_iter()
+                .map(|(Edge::Id(id) | Edge::WithHash(id, _))| id)
+                .collect()
         }
         self.edges.get_or_init(|| {
             serde_json::from_str::<Wire>(&format!("{{{}}}", self.wire))
@@ -266,7 +311,11 @@ fn redacts<'a>(
     content: &'a CanonicalJsonObject,
     rules: &RoomVersionRules,
 ) -> Option<&'a str> {
-    let place = if rules.redaction.content_field_redacts { content } else { object };
+    let place = if rules.redaction.content_field_redacts {
+        content
+    } else {
+        object
+    };
     place.get("redacts")?.as_str()
 }
 
@@ -288,7 +337,8 @@ impl state_res::Event for Event {
 
     fn room_id(&self) -> Option<&RoomId> {
         // The create event of room version 12 must not name its room, and the rules want to see that it does not.
-        let silent = self.header.event_type == TimelineEventType::RoomCreate && !self.edges().names_room;
+        let silent =
+            self.header.event_type == TimelineEventType::RoomCreate && !self.edges().names_room;
         (!silent).then_some(&self.header.room_id)
     }
 

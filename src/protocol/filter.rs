@@ -128,7 +128,9 @@ impl<'de, T: Default + Deserialize<'de>> Deserialize<'de> for Nullable<T> {
 }
 
 /// An object or `null`; left to itself, serde reads a struct from an array as well.
-fn object<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+fn object<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
     struct Object<T>(PhantomData<T>);
     impl<'de, T: Default + Deserialize<'de>> Visitor<'de> for Object<T> {
         type Value = T;
@@ -168,10 +170,14 @@ impl Types {
 impl<'de> Deserialize<'de> for Types {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let types = Option::<Vec<String>>::deserialize(deserializer)?.unwrap_or_default();
-        let (globs, exact): (Vec<_>, Vec<_>) = types.into_iter().partition(|pattern| pattern.contains('*'));
+        let (globs, exact): (Vec<_>, Vec<_>) =
+            types.into_iter().partition(|pattern| pattern.contains('*'));
         Ok(Self {
             exact: exact.into_iter().collect(),
-            globs: globs.iter().map(|pattern| Glob::with_stars_only(pattern)).collect(),
+            globs: globs
+                .iter()
+                .map(|pattern| Glob::with_stars_only(pattern))
+                .collect(),
         })
     }
 }
@@ -239,9 +245,12 @@ impl RoomEventFilter {
     ///
     /// `contains_url` says whether its content has a `url`; it is asked only when that matters.
     pub fn allows_event(&self, header: &Header, contains_url: impl FnOnce() -> bool) -> bool {
-        self.event.allows(&header.sender, &header.event_type.to_string())
+        self.event
+            .allows(&header.sender, &header.event_type.to_string())
             && self.allows_room(&header.room_id)
-            && self.contains_url.is_none_or(|wanted| wanted == contains_url())
+            && self
+                .contains_url
+                .is_none_or(|wanted| wanted == contains_url())
     }
 
     /// Whether what relates to an event decides as well.
@@ -251,11 +260,19 @@ impl RoomEventFilter {
     }
 
     /// Whether an event passes, given the senders and kinds of what relates to it.
-    pub fn allows_related_by<'a>(&self, mut relations: impl Iterator<Item = (&'a UserId, &'a str)>) -> bool {
+    pub fn allows_related_by<'a>(
+        &self,
+        mut relations: impl Iterator<Item = (&'a UserId, &'a str)>,
+    ) -> bool {
         !self.asks_for_relations()
             || relations.any(|(sender, rel_type)| {
-                self.related_by_senders.as_ref().is_none_or(|senders| senders.contains(sender))
-                    && self.related_by_rel_types.as_ref().is_none_or(|types| types.contains(rel_type))
+                self.related_by_senders
+                    .as_ref()
+                    .is_none_or(|senders| senders.contains(sender))
+                    && self
+                        .related_by_rel_types
+                        .as_ref()
+                        .is_none_or(|types| types.contains(rel_type))
             })
     }
 
@@ -288,7 +305,11 @@ impl EventFilter {
     /// Whether something of this type passes that nobody has sent, such as account data.
     #[must_use]
     pub fn allows_type(&self, event_type: &str) -> bool {
-        !self.not_types.contain(event_type) && self.types.as_ref().is_none_or(|types| types.contain(event_type))
+        !self.not_types.contain(event_type)
+            && self
+                .types
+                .as_ref()
+                .is_none_or(|types| types.contain(event_type))
     }
 
     /// Whether everything passes.

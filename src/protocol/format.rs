@@ -102,7 +102,10 @@ pub fn push_string(out: &mut String, text: &str) {
 
 fn push_with_both_redacts(out: &mut String, event: &Event, id: &str) {
     let content = event.content_json();
-    let rest = event.client.get("\"content\":".len() + content.len()..).unwrap_or_default();
+    let rest = event
+        .client
+        .get("\"content\":".len() + content.len()..)
+        .unwrap_or_default();
     out.push_str("\"content\":");
     if content.contains("\"redacts\":") {
         out.push_str(content);
@@ -124,7 +127,11 @@ fn push_with_both_redacts(out: &mut String, event: &Event, id: &str) {
 fn push_unsigned(out: &mut String, unsigned: &Unsigned) {
     let start = out.len();
     let mut member = |name: &str, write: &dyn Fn(&mut String)| {
-        out.push_str(if out.len() == start { ",\"unsigned\":{\"" } else { ",\"" });
+        out.push_str(if out.len() == start {
+            ",\"unsigned\":{\""
+        } else {
+            ",\""
+        });
         out.push_str(name);
         out.push_str("\":");
         write(out);
@@ -136,7 +143,10 @@ fn push_unsigned(out: &mut String, unsigned: &Unsigned) {
         ("transaction_id", unsigned.transaction_id.as_deref()),
         ("membership", unsigned.membership.as_deref()),
         ("prev_sender", unsigned.prev_sender.as_deref()),
-        ("replaces_state", unsigned.replaces_state.as_ref().map(|id| id.as_str())),
+        (
+            "replaces_state",
+            unsigned.replaces_state.as_ref().map(|id| id.as_str()),
+        ),
     ] {
         if let Some(text) = text {
             member(name, &|out| push_string(out, text));

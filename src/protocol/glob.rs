@@ -34,7 +34,13 @@ impl Glob {
     /// A pattern in which only `*` is special, as in the event types of filters.
     #[must_use]
     pub fn with_stars_only(pattern: &str) -> Self {
-        Self::with(pattern, |char| if char == '*' { Part::Any } else { Part::Char(char) })
+        Self::with(pattern, |char| {
+            if char == '*' {
+                Part::Any
+            } else {
+                Part::Char(char)
+            }
+        })
     }
 
     /// A pattern in which nothing is special.
@@ -47,8 +53,14 @@ impl Glob {
         let mut parts: Vec<_> = pattern.chars().map(part).collect();
         // Two stars say no more than one.
         parts.dedup_by(|a, b| *a == Part::Any && *b == Part::Any);
-        let literal = parts.iter().all(|part| matches!(part, Part::Char(_))).then(|| pattern.into());
-        Self { parts: parts.into(), literal }
+        let literal = parts
+            .iter()
+            .all(|part| matches!(part, Part::Char(_)))
+            .then(|| pattern.into());
+        Self {
+            parts: parts.into(),
+            literal,
+        }
     }
 
     /// Whether the pattern stands for the whole of `text`.
@@ -159,7 +171,10 @@ fn literal_words(literal: &str, text: &str) -> bool {
     let mut from = 0;
     while let Some(found) = text.get(from..).and_then(|rest| rest.find(literal)) {
         let (start, end) = (from + found, from + found + literal.len());
-        let (head, tail) = (text.get(..start).unwrap_or_default(), text.get(end..).unwrap_or_default());
+        let (head, tail) = (
+            text.get(..start).unwrap_or_default(),
+            text.get(end..).unwrap_or_default(),
+        );
         if starts_word(head.chars().next_back(), literal.chars().next())
             && ends_word(literal.chars().next_back(), tail.chars().next())
         {
@@ -249,7 +264,11 @@ mod tests {
             ("?a", "xya", false),
             ("?a", "b !a", true),
         ] {
-            assert_eq!(Glob::new(pattern).matches_words(text), expect, "{pattern:?} in {text:?}");
+            assert_eq!(
+                Glob::new(pattern).matches_words(text),
+                expect,
+                "{pattern:?} in {text:?}"
+            );
         }
     }
 

@@ -9,7 +9,8 @@ use base64::{
 use ed25519_dalek::{Signer, SigningKey};
 use js_int::Int;
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, ServerName,
+    CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedEventId, OwnedRoomId, OwnedServerName,
+    RoomId, ServerName,
     canonical_json::RedactingSerializer,
     room_version_rules::{EventIdFormatVersion, RoomVersionRules},
     signatures::{Ed25519KeyPair, PublicKeyMap, Verified},
@@ -41,8 +42,9 @@ const NOT_HASHED: [&str; 3] = ["hashes", "signatures", "unsigned"];
 const NOT_SIGNED: [&str; 2] = ["signatures", "unsigned"];
 
 /// The DER encoding of an ed25519 private key in PKCS #8, version 1, up to its seed.
-const PKCS8_BEFORE_SEED: [u8; 16] =
-    [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
+const PKCS8_BEFORE_SEED: [u8; 16] = [
+    0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20,
+];
 
 /// Why a text is not an acceptable JSON object.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -100,7 +102,10 @@ pub struct ServerKey {
 impl std::fmt::Debug for ServerKey {
     // The seed must not end up in a log.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ServerKey").field("id", &self.id).field("public", &self.public).finish_non_exhaustive()
+        f.debug_struct("ServerKey")
+            .field("id", &self.id)
+            .field("public", &self.public)
+            .finish_non_exhaustive()
     }
 }
 
@@ -111,7 +116,11 @@ impl ServerKey {
     /// When `version` is empty or has a character that key versions may not have.
     pub fn from_seed(seed: &[u8; 32], version: &str) -> Result<Self, BadKeyVersion> {
         let bad = || BadKeyVersion(version.to_owned());
-        if version.is_empty() || !version.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+        if version.is_empty()
+            || !version
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'_')
+        {
             return Err(bad());
         }
         let signing = SigningKey::from_bytes(seed);
@@ -120,7 +129,12 @@ impl ServerKey {
         let document: Vec<u8> = PKCS8_BEFORE_SEED.iter().chain(seed).copied().collect();
         let pair = Ed25519KeyPair::from_der(&document, version.to_owned()).map_err(|_| bad())?;
         let public = STANDARD_NO_PAD.encode(public.as_bytes());
-        Ok(Self { signing, pair, id: format!("ed25519:{version}"), public })
+        Ok(Self {
+            signing,
+            pair,
+            id: format!("ed25519:{version}"),
+            public,
+        })
     }
 
     /// The key's id, `ed25519:VERSION`.
@@ -166,7 +180,11 @@ pub fn parse_object(text: &str) -> Result<CanonicalJsonObject, BadJson> {
 /// # Errors
 /// As [`parse_object`].
 pub fn parse_pdu(text: &str, rules: &RoomVersionRules) -> Result<CanonicalJsonObject, BadJson> {
-    object_of(if rules.authorization.strict_canonical_json { parse::<true>(text)? } else { parse::<false>(text)? })
+    object_of(if rules.authorization.strict_canonical_json {
+        parse::<true>(text)?
+    } else {
+        parse::<false>(text)?
+    })
 }
 
 /// Reads one JSON value of any kind; otherwise like [`parse_object`].
@@ -185,16 +203,18 @@ fn object_of(value: CanonicalJsonValue) -> Result<CanonicalJsonObject, BadJson> 
 }
 
 fn parse<const STRICT: bool>(text: &str) -> Result<CanonicalJsonValue, BadJson> {
-    serde_json::from_str::<Parsed<STRICT>>(text).map(|Parsed(value)| value).map_err(|error| {
-        let text = error.to_string();
-        if error.is_data() {
-            BadJson::NotCanonical(text)
-        } else if text.starts_with("recursion limit exceeded") {
-            BadJson::TooDeep
-        } else {
-            BadJson::NotJson(text)
-        }
-    })
+    serde_json::from_str::<Parsed<STRICT>>(text)
+        .map(|Parsed(value)| value)
+        .map_err(|error| {
+            let text = error.to_string();
+            if error.is_data() {
+                BadJson::NotCanonical(text)
+            } else if text.starts_with("recursion limit exceeded") {
+                BadJson::TooDeep
+            } else {
+                BadJson::NotJson(text)
+            }
+        })
 }
 
 /// A value read in one pass; ruma's own goes through a second tree.
@@ -202,7 +222,9 @@ struct Parsed<const STRICT: bool>(CanonicalJsonValue);
 
 impl<'de, const STRICT: bool> Deserialize<'de> for Parsed<STRICT> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ParsedVisitor::<STRICT>).map(Self)
+        deserializer
+            .deserialize_any(ParsedVisitor::<STRICT>)
+            .map(Self)
     }
 }
 
@@ -237,11 +259,19 @@ impl<'de, const STRICT: bool> Visitor<'de> for ParsedVisitor<STRICT> {
 
     fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Self::Value, E> {
         // Formatted without a fraction, a float that stands for an integer is that integer's digits.
-        let meant = if !STRICT && value.fract() == 0.0 { format!("{:.0}", value + 0.0).parse::<i64>().ok() } else { None };
+        let meant = if !STRICT && value.fract() == 0.0 {
+            format!("{:.0}", value + 0.0).parse::<i64>().ok()
+        } else {
+            None
+        };
         meant
             .and_then(|number| Int::try_from(number).ok())
             .map(CanonicalJsonValue::Integer)
-            .ok_or_else(|| E::custom(format_args!("{value} is not written as an integer up to 2^53 - 1")))
+            .ok_or_else(|| {
+                E::custom(format_args!(
+                    "{value} is not written as an integer up to 2^53 - 1"
+                ))
+            })
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Self::Value, E> {
@@ -325,7 +355,10 @@ pub(super) fn sha256_base64(text: &str) -> String {
 }
 
 /// The event id that the bytes of a redacted event give it.
-pub(super) fn id_of_redacted(text: &str, rules: &RoomVersionRules) -> Result<OwnedEventId, BadEvent> {
+pub(super) fn id_of_redacted(
+    text: &str,
+    rules: &RoomVersionRules,
+) -> Result<OwnedEventId, BadEvent> {
     let hash = Sha256::digest(text.as_bytes());
     let mut id = String::with_capacity(44);
     id.push('$');
@@ -333,7 +366,8 @@ pub(super) fn id_of_redacted(text: &str, rules: &RoomVersionRules) -> Result<Own
         EventIdFormatVersion::V2 => STANDARD_NO_PAD.encode_string(hash, &mut id),
         _ => URL_SAFE_NO_PAD.encode_string(hash, &mut id),
     }
-    EventId::parse(&id).map_err(|error| BadEvent::Malformed(format!("`{id}` is not an event id: {error}")))
+    EventId::parse(&id)
+        .map_err(|error| BadEvent::Malformed(format!("`{id}` is not an event id: {error}")))
 }
 
 /// The content hash of an event, in unpadded base64. See "Calculating the content hash for an event".
@@ -345,7 +379,10 @@ pub fn content_hash(object: &CanonicalJsonObject) -> String {
 }
 
 /// What is signed, and from room version 3 hashed into the id: the redacted event without its signatures.
-fn redacted_bytes(object: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<String, BadEvent> {
+fn redacted_bytes(
+    object: &CanonicalJsonObject,
+    rules: &RoomVersionRules,
+) -> Result<String, BadEvent> {
     RedactingSerializer::new()
         .rules(&rules.redaction)
         .custom_redacted_root_fields(&NOT_SIGNED)
@@ -417,7 +454,10 @@ fn insert_signature(
     Ok(())
 }
 
-fn member_object<'a>(object: &'a mut CanonicalJsonObject, key: &str) -> Result<&'a mut CanonicalJsonObject, BadEvent> {
+fn member_object<'a>(
+    object: &'a mut CanonicalJsonObject,
+    key: &str,
+) -> Result<&'a mut CanonicalJsonObject, BadEvent> {
     object
         .entry(key.to_owned())
         .or_insert_with(|| CanonicalJsonValue::Object(CanonicalJsonObject::new()))
@@ -430,7 +470,10 @@ fn member_object<'a>(object: &'a mut CanonicalJsonObject, key: &str) -> Result<&
 ///
 /// # Errors
 /// When the event has no type, or no valid id where it should carry one.
-pub fn event_id(object: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<OwnedEventId, BadEvent> {
+pub fn event_id(
+    object: &CanonicalJsonObject,
+    rules: &RoomVersionRules,
+) -> Result<OwnedEventId, BadEvent> {
     if rules.event_id_format == EventIdFormatVersion::V1 {
         return own_id(object);
     }
@@ -439,7 +482,8 @@ pub fn event_id(object: &CanonicalJsonObject, rules: &RoomVersionRules) -> Resul
 }
 
 fn own_id(object: &CanonicalJsonObject) -> Result<OwnedEventId, BadEvent> {
-    EventId::parse(need_str(object, "event_id")?).map_err(|error| BadEvent::Malformed(format!("`event_id`: {error}")))
+    EventId::parse(need_str(object, "event_id")?)
+        .map_err(|error| BadEvent::Malformed(format!("`event_id`: {error}")))
 }
 
 /// The room that a create event of room version 12 makes: its own id with another sigil. See "Room version 12".
@@ -458,7 +502,10 @@ pub fn room_id_of_create(create: &EventId) -> Result<OwnedRoomId, BadEvent> {
 /// The create event of a room of version 12: the room's own id with another sigil; `None` for older rooms' ids.
 #[must_use]
 pub fn create_of_room_id(room_id: &RoomId) -> Option<OwnedEventId> {
-    let hash = room_id.as_str().strip_prefix('!').filter(|hash| !hash.contains(':'))?;
+    let hash = room_id
+        .as_str()
+        .strip_prefix('!')
+        .filter(|hash| !hash.contains(':'))?;
     EventId::parse(format!("${hash}")).ok()
 }
 
@@ -506,8 +553,12 @@ pub fn verify_json(object: &CanonicalJsonObject, keys: &PublicKeyMap) -> Result<
 ///
 /// # Errors
 /// When the event has no type.
-pub fn redact(object: CanonicalJsonObject, rules: &RoomVersionRules) -> Result<CanonicalJsonObject, BadEvent> {
-    ruma::canonical_json::redact(object, &rules.redaction, None).map_err(|error| BadEvent::Malformed(error.to_string()))
+pub fn redact(
+    object: CanonicalJsonObject,
+    rules: &RoomVersionRules,
+) -> Result<CanonicalJsonObject, BadEvent> {
+    ruma::canonical_json::redact(object, &rules.redaction, None)
+        .map_err(|error| BadEvent::Malformed(error.to_string()))
 }
 
 /// Checks that an event has the members of a PDU, each of the right type and size. See "PDUs" and "Size limits".
@@ -516,7 +567,10 @@ pub fn redact(object: CanonicalJsonObject, rules: &RoomVersionRules) -> Result<C
 ///
 /// # Errors
 /// When a member is missing, of the wrong type or too large, or the whole event is.
-pub fn check_format(object: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<(), BadEvent> {
+pub fn check_format(
+    object: &CanonicalJsonObject,
+    rules: &RoomVersionRules,
+) -> Result<(), BadEvent> {
     let malformed = |text: String| BadEvent::Malformed(text);
     let event_type = need_str(object, "type")?;
     need_str(object, "sender")?;
@@ -533,19 +587,27 @@ pub fn check_format(object: &CanonicalJsonObject, rules: &RoomVersionRules) -> R
             None => {}
         }
     }
-    for (key, most) in [("prev_events", MAX_PREV_EVENTS), ("auth_events", MAX_AUTH_EVENTS)] {
+    for (key, most) in [
+        ("prev_events", MAX_PREV_EVENTS),
+        ("auth_events", MAX_AUTH_EVENTS),
+    ] {
         let items = object
             .get(key)
             .and_then(CanonicalJsonValue::as_array)
             .ok_or_else(|| malformed(format!("`{key}` is missing or not an array")))?;
         if items.len() > most {
-            return Err(malformed(format!("`{key}` has {} entries, the limit is {most}", items.len())));
+            return Err(malformed(format!(
+                "`{key}` has {} entries, the limit is {most}",
+                items.len()
+            )));
         }
     }
     for key in ["depth", "origin_server_ts"] {
         let number = object.get(key).and_then(CanonicalJsonValue::as_integer);
         if number.is_none_or(|number| number < Int::from(0_u8)) {
-            return Err(malformed(format!("`{key}` is missing or not a positive integer")));
+            return Err(malformed(format!(
+                "`{key}` is missing or not a positive integer"
+            )));
         }
     }
     for key in ["content", "hashes", "signatures"] {
@@ -571,7 +633,15 @@ pub fn check_id_size(what: &str, text: &str) -> Result<(), BadEvent> {
         _ => "`state_key`",
     };
     let bytes = text.len();
-    if bytes > MAX_ID_BYTES { Err(BadEvent::TooLarge { what, bytes, limit: MAX_ID_BYTES }) } else { Ok(()) }
+    if bytes > MAX_ID_BYTES {
+        Err(BadEvent::TooLarge {
+            what,
+            bytes,
+            limit: MAX_ID_BYTES,
+        })
+    } else {
+        Ok(())
+    }
 }
 
 /// Checks the size of a complete event. See "Size limits".
@@ -580,7 +650,11 @@ pub fn check_id_size(what: &str, text: &str) -> Result<(), BadEvent> {
 /// When it is over 65,536 bytes.
 pub fn check_event_size(bytes: usize) -> Result<(), BadEvent> {
     if bytes > MAX_EVENT_BYTES {
-        Err(BadEvent::TooLarge { what: "the event", bytes, limit: MAX_EVENT_BYTES })
+        Err(BadEvent::TooLarge {
+            what: "the event",
+            bytes,
+            limit: MAX_EVENT_BYTES,
+        })
     } else {
         Ok(())
     }

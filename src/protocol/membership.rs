@@ -47,7 +47,12 @@ impl Change {
 ///
 /// Whoever was never a member counts as having left. A membership that nobody knows changes nothing.
 #[must_use]
-pub fn change(sender: &UserId, target: &UserId, before: &MembershipState, after: &MembershipState) -> Change {
+pub fn change(
+    sender: &UserId,
+    target: &UserId,
+    before: &MembershipState,
+    after: &MembershipState,
+) -> Change {
     use MembershipState::{Ban, Invite, Join, Knock, Leave};
     let by_self = sender == target;
     match (before, after) {
@@ -85,8 +90,8 @@ mod tests {
     #[test]
     fn every_pair() {
         use Change::{
-            Banned, DeclinedInvite, DeniedKnock, Entered, Invited, Kicked, Knocked, Left, Nothing, Profile,
-            RevokedInvite, RevokedKnock, Unbanned,
+            Banned, DeclinedInvite, DeniedKnock, Entered, Invited, Kicked, Knocked, Left, Nothing,
+            Profile, RevokedInvite, RevokedKnock, Unbanned,
         };
         // before, after, by the user, by another user
         for (before, after, own, other) in [
@@ -120,9 +125,19 @@ mod tests {
             let (a, b) = (user_id!("@a:example.org"), user_id!("@b:example.org"));
             let (before, after) = (before.into(), after.into());
             assert_eq!(change(a, a, &before, &after), own, "{before} -> {after}");
-            assert_eq!(change(b, a, &before, &after), other, "{before} -> {after} by another");
-            assert_eq!(own.enters(), before != MembershipState::Join && after == MembershipState::Join);
-            assert_eq!(exits(&before, &after), before == MembershipState::Join && after != MembershipState::Join);
+            assert_eq!(
+                change(b, a, &before, &after),
+                other,
+                "{before} -> {after} by another"
+            );
+            assert_eq!(
+                own.enters(),
+                before != MembershipState::Join && after == MembershipState::Join
+            );
+            assert_eq!(
+                exits(&before, &after),
+                before == MembershipState::Join && after != MembershipState::Join
+            );
         }
     }
 }

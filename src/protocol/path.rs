@@ -20,7 +20,11 @@ impl Path {
         while let Some(char) = chars.next() {
             match char {
                 '.' => names.push(std::mem::take(&mut name)),
-                '\\' => name.push(chars.next_if(|next| matches!(next, '.' | '\\')).unwrap_or('\\')),
+                '\\' => name.push(
+                    chars
+                        .next_if(|next| matches!(next, '.' | '\\'))
+                        .unwrap_or('\\'),
+                ),
                 other => name.push(other),
             }
         }
@@ -38,7 +42,9 @@ impl Path {
 /// The value at the end of `names`, if all objects on the way have them.
 #[must_use]
 pub fn find<'a>(value: &'a Value, names: &[String]) -> Option<&'a Value> {
-    names.iter().try_fold(value, |value, name| value.as_object()?.get(name))
+    names
+        .iter()
+        .try_fold(value, |value, name| value.as_object()?.get(name))
 }
 
 /// Several paths, merged for cutting an object down to them.
@@ -56,7 +62,9 @@ impl Projection {
     }
 
     fn add(&mut self, names: &[String]) {
-        let Some((name, rest)) = names.split_first() else { return };
+        let Some((name, rest)) = names.split_first() else {
+            return;
+        };
         // Below a property that is taken whole there is nothing to choose.
         let whole = self.0.get(name).is_some_and(|inner| inner.0.is_empty());
         let inner = self.0.entry(name.clone()).or_default();
@@ -73,7 +81,9 @@ impl Projection {
         if self.0.is_empty() {
             return Some(value);
         }
-        let Value::Object(mut object) = value else { return None };
+        let Value::Object(mut object) = value else {
+            return None;
+        };
         let kept: serde_json::Map<_, _> = self
             .0
             .iter()
@@ -96,7 +106,10 @@ mod tests {
         for (text, expect) in [
             ("a", &["a"][..]),
             ("content.body", &["content", "body"]),
-            (r"content.m\.relates_to.rel_type", &["content", "m.relates_to", "rel_type"]),
+            (
+                r"content.m\.relates_to.rel_type",
+                &["content", "m.relates_to", "rel_type"],
+            ),
             (r"content.m\\foo", &["content", r"m\foo"]),
             (r"a\x.b", &[r"a\x", "b"]),
             (r"a\\.b", &[r"a\", "b"]),
@@ -113,16 +126,35 @@ mod tests {
         let event = json!({ "type": "t", "content": { "body": "b", "a.b": { "c": 1, "d": 2 }, "x": [1] }, "sender": "s" });
         for (paths, expect) in [
             (&["type"][..], json!({ "type": "t" })),
-            (&["content.body", "sender"], json!({ "content": { "body": "b" }, "sender": "s" })),
-            (&[r"content.a\.b.c"], json!({ "content": { "a.b": { "c": 1 } } })),
-            (&["content", "content.body"], json!({ "content": event["content"] })),
-            (&["content.body", "content"], json!({ "content": event["content"] })),
-            (&["content.body", "content.x"], json!({ "content": { "body": "b", "x": [1] } })),
+            (
+                &["content.body", "sender"],
+                json!({ "content": { "body": "b" }, "sender": "s" }),
+            ),
+            (
+                &[r"content.a\.b.c"],
+                json!({ "content": { "a.b": { "c": 1 } } }),
+            ),
+            (
+                &["content", "content.body"],
+                json!({ "content": event["content"] }),
+            ),
+            (
+                &["content.body", "content"],
+                json!({ "content": event["content"] }),
+            ),
+            (
+                &["content.body", "content.x"],
+                json!({ "content": { "body": "b", "x": [1] } }),
+            ),
             (&["type", "content.none"], json!({ "type": "t" })),
             (&["type", "sender.x", "content.x.0"], json!({ "type": "t" })),
         ] {
             let paths: Vec<_> = paths.iter().map(|path| Path::new(path)).collect();
-            assert_eq!(Projection::new(&paths).apply(event.clone()), Some(expect), "{paths:?}");
+            assert_eq!(
+                Projection::new(&paths).apply(event.clone()),
+                Some(expect),
+                "{paths:?}"
+            );
         }
         assert_eq!(Projection::new(&[Path::new("none")]).apply(event), None);
     }

@@ -26,13 +26,22 @@ pub const STRIPPED_STATE: [StateEventType; 7] = [
 /// The state events to tell someone who was invited or who knocks, in order: the room's own, then the members given.
 ///
 /// `members` are the asker and whoever invited them.
-pub fn stripped_state<'a>(members: &'a [&'a UserId]) -> impl Iterator<Item = (StateEventType, &'a str)> {
-    let room = STRIPPED_STATE.into_iter().map(|event_type| (event_type, ""));
-    room.chain(members.iter().enumerate().filter_map(move |(index, member)| {
-        // Someone may have invited themselves to be sure.
-        let first = members.iter().position(|other| other == member) == Some(index);
-        first.then_some((StateEventType::RoomMember, member.as_str()))
-    }))
+pub fn stripped_state<'a>(
+    members: &'a [&'a UserId],
+) -> impl Iterator<Item = (StateEventType, &'a str)> {
+    let room = STRIPPED_STATE
+        .into_iter()
+        .map(|event_type| (event_type, ""));
+    room.chain(
+        members
+            .iter()
+            .enumerate()
+            .filter_map(move |(index, member)| {
+                // Someone may have invited themselves to be sure.
+                let first = members.iter().position(|other| other == member) == Some(index);
+                first.then_some((StateEventType::RoomMember, member.as_str()))
+            }),
+    )
 }
 
 /// The members by which an unnamed room is called: the first five others who are joined or invited, or when there is
@@ -95,15 +104,25 @@ mod tests {
     use super::*;
 
     fn names(asker: &str, members: &str) -> String {
-        let user = |name: &str| OwnedUserId::try_from(format!("@{name}:example.org")).expect("a user id");
+        let user =
+            |name: &str| OwnedUserId::try_from(format!("@{name}:example.org")).expect("a user id");
         let members: Vec<_> = members
             .split_whitespace()
             .map(|member| member.split_once('=').expect("name=membership"))
             .map(|(name, membership)| (user(name), MembershipState::from(membership)))
             .collect();
         let asker = user(asker);
-        let heroes = heroes(&asker, members.iter().map(|(user, membership)| (&**user, membership)));
-        heroes.iter().map(|user| user.localpart()).collect::<Vec<_>>().join(" ")
+        let heroes = heroes(
+            &asker,
+            members
+                .iter()
+                .map(|(user, membership)| (&**user, membership)),
+        );
+        heroes
+            .iter()
+            .map(|user| user.localpart())
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 
     #[test]
@@ -113,11 +132,17 @@ mod tests {
             ("me=join", ""),
             ("me=join a=join", "a"),
             ("b=invite me=join a=join", "b a"),
-            ("a=join b=join c=join d=invite e=join f=join me=join", "a b c d e"),
+            (
+                "a=join b=join c=join d=invite e=join f=join me=join",
+                "a b c d e",
+            ),
             ("a=leave me=join b=ban", "a b"),
             ("a=leave me=join b=join", "b"),
             ("a=knock me=join", ""),
-            ("a=leave b=leave c=leave d=leave e=leave f=leave", "a b c d e"),
+            (
+                "a=leave b=leave c=leave d=leave e=leave f=leave",
+                "a b c d e",
+            ),
         ] {
             assert_eq!(names("me", members), expect, "{members}");
         }
@@ -137,7 +162,11 @@ mod tests {
             ("join", "leave", (0, 0)),
         ] {
             counts = counts.after(&before.into(), &after.into());
-            assert_eq!((counts.joined, counts.invited), expect, "{before} -> {after}");
+            assert_eq!(
+                (counts.joined, counts.invited),
+                expect,
+                "{before} -> {after}"
+            );
         }
     }
 

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use js_int::Int;
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId,
-    ServerName,
+    CanonicalJsonObject, CanonicalJsonValue, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId,
+    OwnedUserId, ServerName,
     events::TimelineEventType,
     room_version_rules::{EventsReferenceFormatVersion, RoomVersionRules},
 };
@@ -15,8 +15,8 @@ use ruma::{
 use super::{
     event::Event,
     integrity::{
-        BadEvent, MAX_AUTH_EVENTS, MAX_PREV_EVENTS, ServerKey, check_event_size, check_id_size, hash_and_sign,
-        room_id_of_create,
+        BadEvent, MAX_AUTH_EVENTS, MAX_PREV_EVENTS, ServerKey, check_event_size, check_id_size,
+        hash_and_sign, room_id_of_create,
     },
 };
 
@@ -62,27 +62,54 @@ pub struct Legacy {
 /// # Errors
 /// When the room version wants something that the draft does not have, or a limit is broken.
 pub fn unsigned(draft: Draft, rules: &RoomVersionRules) -> Result<CanonicalJsonObject, BadEvent> {
-    let Draft { room_id, sender, event_type, state_key, mut content, redacts, .. } = draft;
+    let Draft {
+        room_id,
+        sender,
+        event_type,
+        state_key,
+        mut content,
+        redacts,
+        ..
+    } = draft;
     let legacy = draft.legacy.as_ref();
     if draft.prev_events.len() > MAX_PREV_EVENTS || draft.auth_events.len() > MAX_AUTH_EVENTS {
-        return Err(BadEvent::Malformed("it refers to more events than a PDU may".to_owned()));
+        return Err(BadEvent::Malformed(
+            "it refers to more events than a PDU may".to_owned(),
+        ));
     }
-    let is_unnamed = event_type == TimelineEventType::RoomCreate && !rules.event_format.require_room_create_room_id;
+    let is_unnamed = event_type == TimelineEventType::RoomCreate
+        && !rules.event_format.require_room_create_room_id;
 
     let mut object = CanonicalJsonObject::new();
     let mut put = |key: &str, value| object.insert(key.to_owned(), value);
-    for (key, ids) in [("auth_events", draft.auth_events), ("prev_events", draft.prev_events)] {
-        put(key, ids.into_iter().map(|id| reference(&id, legacy, rules)).collect::<Vec<_>>().into());
+    for (key, ids) in [
+        ("auth_events", draft.auth_events),
+        ("prev_events", draft.prev_events),
+    ] {
+        put(
+            key,
+            ids.into_iter()
+                .map(|id| reference(&id, legacy, rules))
+                .collect::<Vec<_>>()
+                .into(),
+        );
     }
-    put("depth", Int::try_from(draft.depth).unwrap_or(Int::MAX).into());
+    put(
+        "depth",
+        Int::try_from(draft.depth).unwrap_or(Int::MAX).into(),
+    );
     put("origin_server_ts", draft.origin_server_ts.0.into());
     if rules.event_format.require_event_id {
         let id = legacy.map(|legacy| legacy.event_id.as_str());
-        let id = id.ok_or_else(|| BadEvent::Malformed("room versions 1 and 2 want an event id".to_owned()))?;
+        let id = id.ok_or_else(|| {
+            BadEvent::Malformed("room versions 1 and 2 want an event id".to_owned())
+        })?;
         put("event_id", limited("event_id", id)?);
     }
     if !is_unnamed {
-        let id = room_id.ok_or_else(|| BadEvent::Malformed("only a create event can go without a room".to_owned()))?;
+        let id = room_id.ok_or_else(|| {
+            BadEvent::Malformed("only a create event can go without a room".to_owned())
+        })?;
         put("room_id", limited("room_id", id.as_str())?);
     }
     put("sender", limited("sender", sender.as_str())?);
@@ -119,7 +146,8 @@ pub fn finish(
         Some(room_id) if object.contains_key("room_id") => room_id,
         _ => room_id_of_create(&id)?,
     };
-    let event = Event::new(id, room_id, &object, rules).map_err(|error| BadEvent::Malformed(error.0))?;
+    let event =
+        Event::new(id, room_id, &object, rules).map_err(|error| BadEvent::Malformed(error.0))?;
     check_event_size(event.client.len() + event.wire.len() + "{,}".len())?;
     Ok(event)
 }
@@ -130,13 +158,19 @@ fn limited(what: &str, text: &str) -> Result<CanonicalJsonValue, BadEvent> {
 }
 
 /// How an event names another one: by its id, or before room version 3 by its id and its hash.
-fn reference(id: &OwnedEventId, legacy: Option<&Legacy>, rules: &RoomVersionRules) -> CanonicalJsonValue {
+fn reference(
+    id: &OwnedEventId,
+    legacy: Option<&Legacy>,
+    rules: &RoomVersionRules,
+) -> CanonicalJsonValue {
     if rules.events_reference_format != EventsReferenceFormatVersion::V1 {
         return id.as_str().into();
     }
     let hash = legacy.and_then(|legacy| legacy.reference_hashes.get(id));
-    let hashes: CanonicalJsonObject =
-        hash.map(|hash| ("sha256".to_owned(), hash.as_str().into())).into_iter().collect();
+    let hashes: CanonicalJsonObject = hash
+        .map(|hash| ("sha256".to_owned(), hash.as_str().into()))
+        .into_iter()
+        .collect();
     vec![id.as_str().into(), hashes.into()].into()
 }
 

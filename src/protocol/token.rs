@@ -40,7 +40,11 @@ impl FromStr for SyncToken {
     fn from_str(text: &str) -> Result<Self, BadToken> {
         let position = number::<u64>(text.strip_prefix('s').ok_or(BadToken)?)?;
         // Positions are orders too, and those are signed.
-        if i64::try_from(position).is_err() { Err(BadToken) } else { Ok(Self(Position(position))) }
+        if i64::try_from(position).is_err() {
+            Err(BadToken)
+        } else {
+            Ok(Self(Position(position)))
+        }
     }
 }
 
@@ -64,7 +68,11 @@ impl From<SyncToken> for PageToken {
 /// A number written the one way in which we write it: no plus, no leading zeros.
 fn number<N: FromStr + ToString>(text: &str) -> Result<N, BadToken> {
     let number = text.parse::<N>().map_err(|_| BadToken)?;
-    if number.to_string() == text { Ok(number) } else { Err(BadToken) }
+    if number.to_string() == text {
+        Ok(number)
+    } else {
+        Err(BadToken)
+    }
 }
 
 #[cfg(test)]
@@ -98,12 +106,35 @@ mod tests {
     #[test]
     fn garbage_is_refused() {
         for text in [
-            "", "s", "t", "5", "s-1", "s+1", "s01", "t01", "t-0", "t+1", "s1 ", " s1", "S1", "s1_2", "t1.0", "s1\0",
-            "s9223372036854775808", "s18446744073709551616", "t9223372036854775808", "t-9223372036854775809", "s١",
+            "",
+            "s",
+            "t",
+            "5",
+            "s-1",
+            "s+1",
+            "s01",
+            "t01",
+            "t-0",
+            "t+1",
+            "s1 ",
+            " s1",
+            "S1",
+            "s1_2",
+            "t1.0",
+            "s1\0",
+            "s9223372036854775808",
+            "s18446744073709551616",
+            "t9223372036854775808",
+            "t-9223372036854775809",
+            "s١",
         ] {
             assert_eq!(text.parse::<SyncToken>(), Err(BadToken), "{text}");
             assert_eq!(text.parse::<PageToken>(), Err(BadToken), "{text}");
         }
-        assert_eq!("t5".parse::<SyncToken>(), Err(BadToken), "a page of one timeline says nothing about a sync");
+        assert_eq!(
+            "t5".parse::<SyncToken>(),
+            Err(BadToken),
+            "a page of one timeline says nothing about a sync"
+        );
     }
 }

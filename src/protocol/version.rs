@@ -55,7 +55,10 @@ pub fn rules(version: &RoomVersionId) -> Option<&'static RoomVersionRules> {
 /// The served versions as clients are told them. See "Capabilities negotiation", `m.room_versions`.
 #[must_use]
 pub fn available() -> BTreeMap<RoomVersionId, RoomVersionStability> {
-    SUPPORTED.into_iter().map(|version| (version, RoomVersionStability::Stable)).collect()
+    SUPPORTED
+        .into_iter()
+        .map(|version| (version, RoomVersionStability::Stable))
+        .collect()
 }
 
 #[cfg(test)]
@@ -78,7 +81,8 @@ mod tests {
     #[test]
     fn other_versions_are_not_served() {
         for name in ["0", "13", "org.matrix.msc2870", "v1"] {
-            let version = RoomVersionId::try_from(name).expect("a version name may be any short text");
+            let version =
+                RoomVersionId::try_from(name).expect("a version name may be any short text");
             assert!(rules(&version).is_none(), "{name}");
         }
     }

@@ -52,7 +52,10 @@ mod tests {
     use super::*;
 
     fn moment(visibility: &str, membership: &str) -> Moment {
-        Moment { visibility: visibility.into(), membership: membership.into() }
+        Moment {
+            visibility: visibility.into(),
+            membership: membership.into(),
+        }
     }
 
     #[test]
@@ -82,8 +85,16 @@ mod tests {
             ("org.example.unknown", "leave", false, true),
         ] {
             let moment = moment(visibility, membership);
-            assert_eq!(may_see(&moment, &moment, false), seen, "{visibility} {membership}");
-            assert_eq!(may_see(&moment, &moment, true), seen_later, "{visibility} {membership} and joined later");
+            assert_eq!(
+                may_see(&moment, &moment, false),
+                seen,
+                "{visibility} {membership}"
+            );
+            assert_eq!(
+                may_see(&moment, &moment, true),
+                seen_later,
+                "{visibility} {membership} and joined later"
+            );
         }
         assert_eq!(Moment::new(None, None), moment("shared", "leave"));
     }
@@ -102,7 +113,11 @@ mod tests {
             (("joined", "invite"), ("joined", "leave"), false),
             (("joined", "leave"), ("shared", "leave"), false),
         ] {
-            let seen_now = may_see(&moment(before.0, before.1), &moment(after.0, after.1), false);
+            let seen_now = may_see(
+                &moment(before.0, before.1),
+                &moment(after.0, after.1),
+                false,
+            );
             assert_eq!(seen_now, seen, "{before:?} -> {after:?}");
         }
     }

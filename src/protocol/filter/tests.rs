@@ -23,11 +23,24 @@ fn header(event_type: &str, sender: &str, room: &str) -> Header {
 
 #[test]
 fn nothing_is_filtered_by_default() {
-    for json in ["{}", r#"{"room":{"timeline":{}},"unknown":5}"#, r#"{"room":{"rooms":null,"include_leave":null}}"#] {
+    for json in [
+        "{}",
+        r#"{"room":{"timeline":{}},"unknown":5}"#,
+        r#"{"room":{"rooms":null,"include_leave":null}}"#,
+    ] {
         let filter = Filter::from_json(json).expect(json);
-        assert!(filter.room.timeline.allows_all() && filter.presence.allows_all(), "{json}");
-        assert!(filter.event_fields.is_all() && filter.event_format == EventFormat::Client, "{json}");
-        assert!(filter.room.allows_room(room_id!("!a:example.org")) && !filter.room.include_leave, "{json}");
+        assert!(
+            filter.room.timeline.allows_all() && filter.presence.allows_all(),
+            "{json}"
+        );
+        assert!(
+            filter.event_fields.is_all() && filter.event_format == EventFormat::Client,
+            "{json}"
+        );
+        assert!(
+            filter.room.allows_room(room_id!("!a:example.org")) && !filter.room.include_leave,
+            "{json}"
+        );
     }
 }
 
@@ -53,14 +66,35 @@ fn every_member_is_read() {
     .expect("a good filter");
     assert_eq!(filter.event_format, EventFormat::Federation);
     assert!(!filter.event_fields.is_all());
-    let limits = [&filter.room.account_data, &filter.room.ephemeral, &filter.room.state, &filter.room.timeline];
-    assert_eq!(limits.map(|section| section.event.limit), [Some(2), Some(3), Some(4), Some(5)]);
+    let limits = [
+        &filter.room.account_data,
+        &filter.room.ephemeral,
+        &filter.room.state,
+        &filter.room.timeline,
+    ];
+    assert_eq!(
+        limits.map(|section| section.event.limit),
+        [Some(2), Some(3), Some(4), Some(5)]
+    );
     assert_eq!(filter.presence.limit, Some(1));
-    assert!(filter.presence.allows(user_id!("@a:example.org"), "m.presence"));
-    assert!(!filter.presence.allows(user_id!("@b:example.org"), "m.presence"));
-    assert!(!filter.account_data.allows_type("m.tag") && filter.account_data.allows_type("org.tag"));
+    assert!(
+        filter
+            .presence
+            .allows(user_id!("@a:example.org"), "m.presence")
+    );
+    assert!(
+        !filter
+            .presence
+            .allows(user_id!("@b:example.org"), "m.presence")
+    );
+    assert!(
+        !filter.account_data.allows_type("m.tag") && filter.account_data.allows_type("org.tag")
+    );
     assert!(filter.room.include_leave && filter.room.state.lazy_load_members);
-    assert!(filter.room.state.include_redundant_members && filter.room.timeline.unread_thread_notifications);
+    assert!(
+        filter.room.state.include_redundant_members
+            && filter.room.timeline.unread_thread_notifications
+    );
     assert!(filter.room.allows_room(room_id!("!a:example.org")));
     assert!(!filter.room.allows_room(room_id!("!b:example.org")));
     assert!(filter.room.timeline.asks_for_relations() && !filter.room.timeline.allows_all());
@@ -69,7 +103,13 @@ fn every_member_is_read() {
 #[test]
 fn wrong_types_and_ids_are_refused() {
     for json in [
-        "", "[]", "5", "{} {}", "{", "\"{}\"", "[[]]",
+        "",
+        "[]",
+        "5",
+        "{} {}",
+        "{",
+        "\"{}\"",
+        "[[]]",
         r#"{"event_fields":"a"}"#,
         r#"{"event_fields":[1]}"#,
         r#"{"event_fields":[""]}"#,
@@ -122,7 +162,10 @@ fn events_pass_or_not() {
         (r#"{"senders":["@a:example.org"]}"#, true),
         (r#"{"senders":["@b:example.org"]}"#, false),
         (r#"{"senders":[]}"#, false),
-        (r#"{"senders":["@a:example.org"],"not_senders":["@a:example.org"]}"#, false),
+        (
+            r#"{"senders":["@a:example.org"],"not_senders":["@a:example.org"]}"#,
+            false,
+        ),
         (r#"{"rooms":["!a:example.org"]}"#, true),
         (r#"{"rooms":["!b:example.org"]}"#, false),
         (r#"{"not_rooms":["!a:example.org"]}"#, false),
@@ -132,7 +175,15 @@ fn events_pass_or_not() {
         let filter = RoomEventFilter::from_json(json).expect(json);
         assert_eq!(filter.allows_event(&event, || false), expect, "{json}");
         let with_url = filter.allows_event(&event, || true);
-        assert_eq!(with_url, if json.contains("url") { !expect } else { expect }, "{json}");
+        assert_eq!(
+            with_url,
+            if json.contains("url") {
+                !expect
+            } else {
+                expect
+            },
+            "{json}"
+        );
     }
 }
 
@@ -142,9 +193,21 @@ fn relations_decide_together() {
     for (json, relations, expect) in [
         ("{}", vec![], true),
         (r#"{"related_by_rel_types":["m.thread"]}"#, vec![], false),
-        (r#"{"related_by_rel_types":["m.thread"]}"#, vec![(b, "m.replace"), (b, "m.thread")], true),
-        (r#"{"related_by_senders":["@a:example.org"]}"#, vec![(b, "m.thread")], false),
-        (r#"{"related_by_senders":["@a:example.org"]}"#, vec![(a, "m.thread")], true),
+        (
+            r#"{"related_by_rel_types":["m.thread"]}"#,
+            vec![(b, "m.replace"), (b, "m.thread")],
+            true,
+        ),
+        (
+            r#"{"related_by_senders":["@a:example.org"]}"#,
+            vec![(b, "m.thread")],
+            false,
+        ),
+        (
+            r#"{"related_by_senders":["@a:example.org"]}"#,
+            vec![(a, "m.thread")],
+            true,
+        ),
         (
             r#"{"related_by_senders":["@a:example.org"],"related_by_rel_types":["m.thread"]}"#,
             vec![(a, "m.replace"), (b, "m.thread")],
@@ -152,18 +215,36 @@ fn relations_decide_together() {
         ),
     ] {
         let filter = RoomEventFilter::from_json(json).expect(json);
-        assert_eq!(filter.allows_related_by(relations.into_iter()), expect, "{json}");
+        assert_eq!(
+            filter.allows_related_by(relations.into_iter()),
+            expect,
+            "{json}"
+        );
     }
 }
 
 #[test]
 fn thousands_of_entries_are_one_lookup() {
-    let users: Vec<_> = (0..5_000).map(|n| format!("\"@u{n}:example.org\"")).collect();
-    let types: Vec<_> = (0..5_000).map(|n| format!("\"org.example.t{n}\"")).collect();
-    let json = format!("{{\"senders\":[{}],\"not_types\":[{}]}}", users.join(","), types.join(","));
+    let users: Vec<_> = (0..5_000)
+        .map(|n| format!("\"@u{n}:example.org\""))
+        .collect();
+    let types: Vec<_> = (0..5_000)
+        .map(|n| format!("\"org.example.t{n}\""))
+        .collect();
+    let json = format!(
+        "{{\"senders\":[{}],\"not_types\":[{}]}}",
+        users.join(","),
+        types.join(",")
+    );
     let filter = RoomEventFilter::from_json(&json).expect("a long filter");
-    assert!(filter.allows_event(&header("m.room.message", "@u4999:example.org", "!a"), || false));
-    assert!(!filter.allows_event(&header("org.example.t77", "@u4999:example.org", "!a"), || false));
+    assert!(filter.allows_event(
+        &header("m.room.message", "@u4999:example.org", "!a"),
+        || false
+    ));
+    assert!(!filter.allows_event(
+        &header("org.example.t77", "@u4999:example.org", "!a"),
+        || false
+    ));
     assert!(!filter.allows_event(&header("m.room.message", "@x:example.org", "!a"), || false));
 }
 
@@ -174,12 +255,22 @@ fn fields_are_cut_out_of_events() {
         ("{}", event),
         (r#"{"event_fields":[]}"#, event),
         (r#"{"event_fields":["type"]}"#, r#"{"type":"t"}"#),
-        (r#"{"event_fields":["content.body","type"]}"#, r#"{"content":{"body":"b"},"type":"t"}"#),
-        (r#"{"event_fields":["content.m\\.x.y"]}"#, r#"{"content":{"m.x":{"y":1}}}"#),
+        (
+            r#"{"event_fields":["content.body","type"]}"#,
+            r#"{"content":{"body":"b"},"type":"t"}"#,
+        ),
+        (
+            r#"{"event_fields":["content.m\\.x.y"]}"#,
+            r#"{"content":{"m.x":{"y":1}}}"#,
+        ),
         (r#"{"event_fields":["none"]}"#, "{}"),
     ] {
         let filter = Filter::from_json(json).expect(json);
-        assert_eq!(filter.event_fields.apply(event.to_owned()).expect("JSON"), expect, "{json}");
+        assert_eq!(
+            filter.event_fields.apply(event.to_owned()).expect("JSON"),
+            expect,
+            "{json}"
+        );
     }
     let filter = Filter::from_json(r#"{"event_fields":["type"]}"#).expect("good");
     assert!(filter.event_fields.apply("{".to_owned()).is_err());

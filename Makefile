@@ -1,0 +1,45 @@
+# `make run` and `make test` do all that is needed on a machine where only Rust is installed, as often as you like.
+
+SHELL := bash
+export CARGO_TARGET_DIR ?= $(CURDIR)/target
+# The compiler cache appears while `deps` runs, so each command looks for it anew.
+CARGO := . scripts/env.sh && cargo
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Say what there is
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 14
+
+.PHONY: deps
+deps: ## Install what building needs (Debian, Ubuntu), or say what is missing
+	@scripts/deps.sh build
+
+.PHONY: build
+build: deps ## Build the program as it is run
+	@$(CARGO) build --release --locked
+
+.PHONY: run
+run: build ## Start a node with its data in ./data
+	@exec "$$CARGO_TARGET_DIR/release/kontor" serve
+
+.PHONY: test
+test: deps ## Run every test: ours, then real clients against the real program
+	@scripts/deps.sh test
+	$(CARGO) test --locked
+	@if [ -x tests/clients/run.sh ]; then \
+		$(CARGO) build --locked && KONTOR_BIN="$$CARGO_TARGET_DIR/debug/kontor" tests/clients/run.sh; \
+	fi
+
+.PHONY: fmt
+fmt: ## Format the code
+	@$(CARGO) fmt
+
+.PHONY: lint
+lint: deps ## Check the format and the lints
+	@$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- --deny warnings
+
+.PHONY: clean
+clean: ## Remove what was built; ./data stays
+	@$(CARGO) clean

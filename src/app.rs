@@ -1,0 +1,248 @@
+//! The composition root: starts the parts of the node bottom-up, and stops them in the opposite order.
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
+
+use axum::Router;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    clock::Clock,
+    config::{Config, RegistrationMode},
+    http::serve::{ListenError, Listeners},
+};
+
+/// A node that is ready to answer.
+#[derive(Debug)]
+pub struct App {
+    config: Config,
+    router: Router,
+    listeners: Listeners,
+    /// Cancelled when the node shall stop; everything that waits listens to it.
+    stop: CancellationToken,
+    /// The token for the first account, on the first start only.
+    first_token: Option<String>,
+}
+
+/// Why the node could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The operating system refused threads, timers or signals.
+    #[error("the system refuses what a process needs: {0}")]
+    Runtime(#[source] io::Error),
+    /// The data directory cannot be made or used.
+    #[error("the data directory {path} cannot be used: {source}")]
+    DataDir {
+        /// The directory.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// Another node holds the lock of this data directory.
+    #[error("another node already runs on the data directory {0}")]
+    InUse(PathBuf),
+    /// An address or a certificate.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+}
+
+impl StartError {
+    /// What the administrator can do about it.
+    pub fn advice(&self) -> &'static str {
+        match self {
+            Self::Runtime(_) => {
+                "Look at the limits of the process (ulimit -a, or the systemd unit)."
+            }
+            Self::DataDir { .. } => {
+                "Set server.data_dir to a directory that the user of this process may write to."
+            }
+            Self::InUse(_) => {
+                "Stop the other node first, or give this one its own server.data_dir."
+            }
+            Self::Listen(ListenError::Bind { .. }) => {
+                "Stop what uses the address, or choose another (port 0 takes any free one)."
+            }
+            Self::Listen(ListenError::Tls { .. }) => {
+                "Correct listen.tls_certificate and listen.tls_key, or remove both to use the private authority."
+            }
+        }
+    }
+}
+
+impl App {
+    /// Starts everything but does not answer yet; see [`run`](Self::run).
+    ///
+    /// # Errors
+    /// When the data directory, an address or a certificate cannot be used.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        // Whoever speaks TLS without naming a provider gets this one. An error says that it is set already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let clock = Clock::real();
+        create_data_dir(&config.server.data_dir)?;
+        let router = Router::new();
+        let listeners = Listeners::bind(&config, clock).await?;
+        Ok(Self {
+            config,
+            router,
+            listeners,
+            stop: CancellationToken::new(),
+            first_token: None,
+        })
+    }
+
+    /// Answers requests until `shutdown` completes, then stops within 5 seconds.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+        let stop = self.stop.clone();
+        let listening = self.listeners.run(self.router, self.stop);
+        tokio::join!(listening, async {
+            shutdown.await;
+            stop.cancel();
+        });
+    }
+
+    /// Walks the whole store and tells each broken invariant in one line.
+    ///
+    /// # Errors
+    /// When the store cannot be opened.
+    pub fn check(config: &Config) -> Result<Vec<String>, StartError> {
+        create_data_dir(&config.server.data_dir)?;
+        Ok(Vec::new())
+    }
+
+    /// What the person who started the node needs to know now.
+    pub fn banner(&self) -> String {
+        startup_banner(
+            &self.config,
+            self.listeners.http(),
+            self.listeners.https(),
+            self.first_token.as_deref(),
+        )
+    }
+}
+
+fn create_data_dir(path: &Path) -> Result<(), StartError> {
+    let created = fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path);
+    created.map_err(|source| StartError::DataDir {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Says where the node listens, what to type into an app, and how accounts are made. `first_token` is the one-time
+/// registration token of the first administrator, which exists on the first start only.
+fn startup_banner(
+    config: &Config,
+    http: Option<SocketAddr>,
+    https: Option<SocketAddr>,
+    first_token: Option<&str>,
+) -> String {
+    let listens: Vec<_> = [("http", http), ("https", https)]
+        .into_iter()
+        .filter_map(|(scheme, address)| Some(format!("{scheme}://{}", address?)))
+        .collect();
+    let listens = listens.join(" and ");
+    let type_in = address_for_apps(config, http, https);
+
+    let mut lines = vec![
+        format!(
+            "Kontor {} is {}",
+            env!("CARGO_PKG_VERSION"),
+            config.server.name
+        ),
+        format!("  data            {}", config.server.data_dir.display()),
+        format!("  listens on      {listens}"),
+        format!("  type into apps  {type_in}"),
+    ];
+    if let Some(token) = first_token {
+        lines.extend([
+            String::new(),
+            "Make the first account in an app: choose \"create account\" and give this registration token.".to_owned(),
+            "It works once, makes an administrator, and is not shown again:".to_owned(),
+            String::new(),
+            format!("  {token}"),
+            String::new(),
+        ]);
+    } else {
+        let accounts = match config.registration.mode {
+            RegistrationMode::Closed => "made by administrators only",
+            RegistrationMode::Token => "for holders of a registration token",
+            RegistrationMode::Open => "for everybody",
+        };
+        lines.push(format!("  accounts        {accounts}"));
+    }
+    lines.join("\n")
+}
+
+/// What a user types into an app. The configured address is the one that works from everywhere. Without it, plain HTTP
+/// comes before a certificate that no app trusts yet.
+fn address_for_apps(
+    config: &Config,
+    http: Option<SocketAddr>,
+    https: Option<SocketAddr>,
+) -> String {
+    if let Some(url) = &config.server.client_url {
+        return url.as_str().to_owned();
+    }
+    let http = http.map(|address| ("http", address));
+    let https = https.map(|address| ("https", address));
+    let trusted = https.filter(|_| config.listen.tls_certificate.is_some());
+    let Some((scheme, address)) = trusted.or(http).or(https) else {
+        return format!("https://{}", config.server.name);
+    };
+    if address.ip().is_unspecified() {
+        // "Every address of this machine" is nothing that one could type.
+        format!(
+            "{scheme}://{}:{}",
+            config.server.name.host(),
+            address.port()
+        )
+    } else {
+        format!("{scheme}://{address}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_banner_says_where_and_how() {
+        let mut config = Config::default();
+        let http = Some("127.0.0.1:8008".parse().unwrap());
+        let banner = startup_banner(&config, http, None, Some("s3cret"));
+        for expected in ["localhost", "http://127.0.0.1:8008", "\n  s3cret\n"] {
+            assert!(banner.contains(expected), "{expected} in\n{banner}");
+        }
+
+        let every = Some("0.0.0.0:8448".parse().unwrap());
+        for (http, https, expected) in [
+            (http, every, "http://127.0.0.1:8008"),
+            (None, every, "https://localhost:8448"),
+        ] {
+            assert_eq!(address_for_apps(&config, http, https), expected);
+        }
+        config.listen.tls_certificate = Some("cert.pem".into());
+        assert_eq!(
+            address_for_apps(&config, http, every),
+            "https://localhost:8448"
+        );
+
+        config.server.client_url = Some("https://chat.office.example".parse().unwrap());
+        let banner = startup_banner(&config, http, None, None);
+        assert!(
+            banner.contains("type into apps  https://chat.office.example"),
+            "{banner}"
+        );
+        assert!(
+            banner.contains("holders of a registration token"),
+            "{banner}"
+        );
+    }
+}

@@ -1,0 +1,8 @@
+//! The HTTP face of the node: how connections are accepted and bounded.
+
+pub mod body;
+mod connection;
+pub mod limits;
+pub mod peer;
+pub mod serve;
+mod tls;

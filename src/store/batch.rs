@@ -1,0 +1,101 @@
+//! What one commit writes, and who is to be woken when it is durable.
+
+use std::{collections::HashSet, sync::Arc};
+
+use rocksdb::WriteBatch;
+
+use super::{
+    notify::{Change, Kinds},
+    open::Inner,
+};
+use crate::protocol::ids::{Position, RoomNid, UserNid};
+
+/// Users for whom something has changed, written beside the row that changed.
+#[derive(Clone, Debug)]
+pub struct Touch {
+    /// The users.
+    pub users: Users,
+    /// What changed.
+    pub change: Change,
+}
+
+/// One user, or the members of a room as a shared set.
+#[derive(Clone, Debug)]
+pub enum Users {
+    /// One user.
+    One(UserNid),
+    /// All of these.
+    Many(Arc<HashSet<UserNid>>),
+}
+
+/// Typed puts and deletes for one commit.
+pub struct Batch<'s> {
+    inner: &'s Inner,
+    pub(super) writes: WriteBatch,
+    pub(super) next: u64,
+    pub(super) touches: Vec<(Position, Touch)>,
+}
+
+impl<'s> Batch<'s> {
+    pub(super) fn new(inner: &'s Inner, next: u64) -> Self {
+        Self {
+            inner,
+            writes: WriteBatch::default(),
+            next,
+            touches: Vec::new(),
+        }
+    }
+
+    /// Draws the next position.
+    pub fn position(&mut self) -> Position {
+        let position = Position(self.next);
+        self.next += 1;
+        position
+    }
+
+    /// Tells one user, once the batch is durable, that something changed at `position`.
+    pub fn touch_user(
+        &mut self,
+        position: Position,
+        user: UserNid,
+        room: Option<RoomNid>,
+        kinds: Kinds,
+    ) {
+        self.touches.push((
+            position,
+            Touch {
+                users: Users::One(user),
+                change: Change { room, kinds },
+            },
+        ));
+    }
+
+    /// Tells many users, once the batch is durable, that something in a room changed at `position`.
+    pub fn touch_users(
+        &mut self,
+        position: Position,
+        users: Arc<HashSet<UserNid>>,
+        room: RoomNid,
+        kinds: Kinds,
+    ) {
+        let change = Change {
+            room: Some(room),
+            kinds,
+        };
+        self.touches.push((
+            position,
+            Touch {
+                users: Users::Many(users),
+                change,
+            },
+        ));
+    }
+
+    pub(super) fn put(&mut self, table: &'static str, key: &[u8], value: &[u8]) {
+        self.writes.put_cf(self.inner.table(table), key, value);
+    }
+
+    pub(super) fn delete(&mut self, table: &'static str, key: &[u8]) {
+        self.writes.delete_cf(self.inner.table(table), key);
+    }
+}

@@ -1,0 +1,237 @@
+//! Opening and closing the database: engine options, the memory budget, the schema version.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use parking_lot::{Condvar, Mutex, RwLock};
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
+    Options as EngineOptions,
+};
+use tokio::sync::watch;
+
+use super::{
+    Error, Result, Store,
+    codec::{AsKey, Value},
+    commit::{self, Commits},
+    intern::Interner,
+    notify::Notify,
+    schema::{self, META},
+    state::StateCache,
+    table::Profile,
+    view::{OwnedSnapshot, Published},
+};
+use crate::protocol::ids::Position;
+
+/// Raised with every change that older programs could not read.
+const SCHEMA_VERSION: u64 = 1;
+
+/// When an acknowledged write is safe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sync {
+    /// Before it is acknowledged or seen by anyone: it survives a power cut.
+    Always,
+    /// Within 100 ms: a power cut loses at most that window. A killed process loses nothing.
+    Interval,
+    /// When the operating system likes. A killed process loses nothing.
+    Never,
+}
+
+/// How to open a store.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The directory; made when it is missing.
+    pub directory: PathBuf,
+    /// When writes are safe.
+    pub sync: Sync,
+    /// Bytes for all caches and memtables together.
+    pub memory: usize,
+}
+
+/// The open database and everything that lives as long as it.
+pub(super) struct Inner {
+    pub(super) db: Arc<DB>,
+    pub(super) sync: Sync,
+    pub(super) commits: Mutex<Commits>,
+    /// Rung when there is something to make durable, or when the store closes.
+    pub(super) unsynced: Condvar,
+    published: RwLock<Arc<Published>>,
+    pub(super) durable: watch::Sender<u64>,
+    pub(super) notify: Notify,
+    pub(super) interner: Interner,
+    pub(super) states: StateCache,
+    syncer: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Store {
+    /// Opens the database, making it first if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] when another node has it open, [`Error::Schema`] when a newer program wrote it.
+    pub fn open(options: &Options) -> Result<Self> {
+        let path = options.directory.join("store");
+        std::fs::create_dir_all(&path)
+            .map_err(|e| Error::Directory(options.directory.clone(), e))?;
+        let db = Arc::new(open_engine(&path, options)?);
+
+        let meta = |key: &str| -> Result<Option<u64>> {
+            let cf = db.cf_handle(META.name).expect("every table was opened");
+            let row = db.get_cf(cf, AsKey::<(String,)>::key_bytes(&(key,)));
+            let row = row.map_err(|source| Error::Engine {
+                doing: "opening",
+                source,
+            })?;
+            Ok(row
+                .and_then(|bytes| <(u64,)>::from_bytes(&bytes))
+                .map(|(number,)| number))
+        };
+        if let Some(found) = meta("schema")?.filter(|&found| found > SCHEMA_VERSION) {
+            return Err(Error::Schema {
+                found,
+                known: SCHEMA_VERSION,
+            });
+        }
+        // Positions below the ceiling may have been handed out without a row, so the count goes on above it.
+        let start = meta("ceiling")?.unwrap_or(0);
+        let interner = Interner::open(&db)?;
+        let snapshot = OwnedSnapshot::take(db.clone());
+        let inner = Arc::new(Inner {
+            sync: options.sync,
+            commits: Mutex::new(Commits::starting_at(start)),
+            unsynced: Condvar::new(),
+            published: RwLock::new(Arc::new(Published {
+                position: Position(start),
+                snapshot,
+            })),
+            durable: watch::channel(start).0,
+            notify: Notify::default(),
+            interner,
+            states: StateCache::new(options.memory / 8),
+            syncer: Mutex::new(None),
+            db,
+        });
+        let store = Self { inner };
+        let _durable_with_the_next = store.commit(|batch| {
+            META.put(batch, &("schema",), &(SCHEMA_VERSION,));
+            Ok(())
+        })?;
+        *store.inner.syncer.lock() = Some(commit::start_syncer(&store.inner));
+        Ok(store)
+    }
+
+    /// Who waits for changes.
+    #[must_use]
+    pub fn notify(&self) -> &Notify {
+        &self.inner.notify
+    }
+
+    /// Makes everything durable and stops the store's thread. Later commits fail; reads go on.
+    pub fn close(&self) {
+        self.inner.commits.lock().closing = true;
+        self.inner.unsynced.notify_all();
+        if let Some(syncer) = self.inner.syncer.lock().take()
+            && syncer.join().is_err()
+        {
+            tracing::error!("the store's sync thread has panicked");
+        }
+        if let Err(error) = self.inner.db.flush_wal(true) {
+            tracing::error!(%error, "the last writes could not be made durable");
+        }
+        self.inner.db.cancel_all_background_work(true);
+    }
+}
+
+impl Inner {
+    pub(super) fn table(&self, name: &'static str) -> &ColumnFamily {
+        self.db.cf_handle(name).expect("every table was opened")
+    }
+
+    pub(super) fn published(&self) -> Arc<Published> {
+        self.published.read().clone()
+    }
+
+    pub(super) fn set_published(&self, published: Published) {
+        *self.published.write() = Arc::new(published);
+    }
+
+    pub(super) fn committed(&self) -> Position {
+        self.commits.lock().position()
+    }
+}
+
+fn open_engine(path: &Path, options: &Options) -> Result<DB> {
+    let memtables = (options.memory / 4).max(8 << 20);
+    let cache = Cache::new_lru_cache(options.memory / 2);
+
+    let mut engine = EngineOptions::default();
+    engine.create_if_missing(true);
+    engine.create_missing_column_families(true);
+    engine.set_db_write_buffer_size(memtables);
+    engine.set_max_total_wal_size(u64::try_from(memtables * 2).unwrap_or(u64::MAX));
+    engine.set_max_background_jobs(2);
+    engine.set_max_open_files(512);
+    engine.set_keep_log_file_num(4);
+    engine.set_max_log_file_size(4 << 20);
+    engine.set_stats_dump_period_sec(0);
+    engine.set_bytes_per_sync(1 << 20);
+    engine.set_wal_recovery_mode(rocksdb::DBRecoveryMode::TolerateCorruptedTailRecords);
+    // With `always` the syncer writes the log in one go before each fsync; otherwise every commit must reach the
+    // operating system by itself, or a killed process would lose it.
+    engine.set_manual_wal_flush(options.sync == Sync::Always);
+
+    let tables = schema::all().iter().map(|&(name, profile)| {
+        ColumnFamilyDescriptor::new(name, table_options(profile, &cache, memtables))
+    });
+    let tables = tables.chain([ColumnFamilyDescriptor::new(
+        rocksdb::DEFAULT_COLUMN_FAMILY_NAME,
+        table_options(Profile::Point, &cache, memtables),
+    )]);
+    DB::open_cf_descriptors(&engine, path, tables).map_err(|source| {
+        if source.to_string().to_lowercase().contains("lock") {
+            Error::Locked(options.directory.clone())
+        } else {
+            Error::Engine {
+                doing: "opening",
+                source,
+            }
+        }
+    })
+}
+
+fn table_options(profile: Profile, cache: &Cache, memtables: usize) -> EngineOptions {
+    let mut blocks = BlockBasedOptions::default();
+    blocks.set_block_cache(cache);
+    blocks.set_cache_index_and_filter_blocks(true);
+    blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    blocks.set_format_version(6);
+    match profile {
+        Profile::Point => {
+            blocks.set_block_size(8 << 10);
+            blocks.set_bloom_filter(10.0, false);
+        }
+        Profile::Sequential => blocks.set_block_size(16 << 10),
+    }
+    let mut table = EngineOptions::default();
+    table.set_block_based_table_factory(&blocks);
+    table.set_write_buffer_size(memtables);
+    table.set_arena_block_size(64 << 10);
+    table.set_compression_type(DBCompressionType::Lz4);
+    table.set_bottommost_compression_type(DBCompressionType::Zstd);
+    table.set_level_compaction_dynamic_level_bytes(true);
+    table
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // The thread holds only a weak reference, so it ends by itself; this spares it its timeout.
+        self.commits.get_mut().closing = true;
+        self.unsynced.notify_all();
+    }
+}
+
+/// How long unsynced writes may wait under [`Sync::Interval`].
+pub(super) const INTERVAL: Duration = Duration::from_millis(100);

@@ -1,0 +1,154 @@
+//! Every table: its key, its value, its tuning, and what it is for.
+
+use std::sync::OnceLock;
+
+use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId};
+
+pub use super::{
+    intern::StateKeyName,
+    state::StateRow,
+    table::{Profile, Table},
+};
+use crate::protocol::ids::{EventNid, Position, RoomNid, SnapshotId, StateKeyNid, UserNid};
+
+mod account;
+mod rooms;
+pub use self::{account::*, rooms::*};
+
+macro_rules! tables {
+    ($($(#[$doc:meta])* $table:ident = $name:literal: $key:ty => $value:ty, $profile:ident;)*) => {
+        $($(#[$doc])* pub static $table: Table<$key, $value> = Table::new($name);)*
+
+        /// The name and tuning of every table.
+        pub fn all() -> &'static [(&'static str, Profile)] {
+            static ALL: OnceLock<Vec<(&'static str, Profile)>> = OnceLock::new();
+            ALL.get_or_init(|| vec![$(($name, Profile::$profile)),*])
+        }
+    };
+}
+
+tables! {
+    // -- The node itself ------------------------------------------------------------------------------------------
+    /// Numbers about the store: schema version, position ceiling.
+    META = "meta": (String,) => (u64,), Point;
+    /// Small secrets and documents of the node, such as its signing key.
+    NODE = "node": (String,) => Vec<u8>, Point;
+
+    // -- Interning ------------------------------------------------------------------------------------------------
+    /// Room id to number.
+    ROOM_NIDS = "room_nids": (String,) => (RoomNid,), Point;
+    /// Number to room id.
+    ROOM_IDS = "room_ids": (RoomNid,) => OwnedRoomId, Point;
+    /// User id to number.
+    USER_NIDS = "user_nids": (String,) => (UserNid,), Point;
+    /// Number to user id.
+    USER_IDS = "user_ids": (UserNid,) => OwnedUserId, Point;
+    /// Event type and state key to number.
+    STATE_KEY_NIDS = "state_key_nids": (String, String) => (StateKeyNid,), Point;
+    /// Number to event type and state key.
+    STATE_KEYS = "state_keys": (StateKeyNid,) => StateKeyName, Point;
+
+    // -- Events ---------------------------------------------------------------------------------------------------
+    /// Event id to number.
+    EVENT_NIDS = "event_nids": (String,) => (EventNid,), Point;
+    /// The events themselves.
+    EVENTS = "events": (EventNid,) => EventRow, Point;
+    /// The auth events of each event.
+    AUTH_EDGES = "auth_edges": (EventNid,) => EventList, Point;
+    /// The order of a room's events: positions for live ones, below zero for older history fetched later.
+    TIMELINE = "timeline": (RoomNid, i64) => (EventNid,), Sequential;
+    /// Which event a redaction that has not been applied yet is waiting for.
+    REDACTIONS = "redactions": (String,) => (EventNid,), Point;
+
+    // -- Rooms ----------------------------------------------------------------------------------------------------
+    /// The end of each room's graph, and its counts.
+    ROOM_HEADS = "room_heads": (RoomNid,) => HeadRow, Point;
+    /// State snapshots as differences.
+    STATE = "state": (SnapshotId,) => StateRow, Point;
+    /// The current state of each room by type and key.
+    CURRENT_STATE = "current_state": (RoomNid, String, String) => (EventNid,), Sequential;
+    /// Everyone who has or had a membership in a room.
+    ROOM_MEMBERS = "room_members": (RoomNid, UserNid) => MemberRow, Sequential;
+    /// The same from the user's side.
+    USER_ROOMS = "user_rooms": (UserNid, RoomNid) => MemberRow, Sequential;
+    /// Room alias to room.
+    ALIASES = "aliases": (String,) => AliasRow, Point;
+    /// The aliases of a room on this node.
+    ROOM_ALIASES = "room_aliases": (RoomNid, String) => (), Point;
+    /// Rooms listed in the node's public directory.
+    PUBLIC_ROOMS = "public_rooms": (RoomNid,) => (), Point;
+
+    // -- Relations and reading ------------------------------------------------------------------------------------
+    /// Events by the event that they relate to: parent, relation type, order.
+    RELATIONS = "relations": (EventNid, String, i64) => (EventNid,), Sequential;
+    /// Receipts in the order in which they were given.
+    RECEIPTS = "receipts": (RoomNid, Position) => ReceiptRow, Sequential;
+    /// The newest receipt of a user in a room by receipt type and thread.
+    RECEIPTS_OF = "receipts_of": (RoomNid, UserNid, String, String) => ReceiptRow, Point;
+    /// How far a user's unread counts have been worked out.
+    UNREAD = "unread": (UserNid, RoomNid) => UnreadRow, Point;
+
+    // -- Accounts -------------------------------------------------------------------------------------------------
+    /// Local accounts.
+    ACCOUNTS = "accounts": (UserNid,) => AccountRow, Point;
+    /// Profile fields as JSON.
+    PROFILES = "profiles": (UserNid, String) => String, Point;
+    /// Devices of local accounts.
+    DEVICES = "devices": (UserNid, String) => DeviceRow, Point;
+    /// Access tokens by the SHA-256 of the token.
+    ACCESS_TOKENS = "access_tokens": ([u8; 32],) => AccessTokenRow, Point;
+    /// Refresh tokens by the SHA-256 of the token.
+    REFRESH_TOKENS = "refresh_tokens": ([u8; 32],) => RefreshTokenRow, Point;
+    /// Short-lived login tokens by the SHA-256 of the token.
+    LOGIN_TOKENS = "login_tokens": ([u8; 32],) => LoginTokenRow, Point;
+    /// Tokens that allow to register.
+    REGISTRATION_TOKENS = "registration_tokens": (String,) => RegistrationTokenRow, Point;
+    /// Filters as JSON, numbered for each user.
+    FILTERS = "filters": (UserNid, u64) => String, Point;
+    /// Account data by room (zero for global) and type, as JSON of the content.
+    ACCOUNT_DATA = "account_data": (UserNid, RoomNid, String) => AccountDataRow, Point;
+    /// Account data in the order of its changes.
+    ACCOUNT_DATA_CHANGES = "account_data_changes": (UserNid, Position) => AccountDataKey, Sequential;
+    /// Transactions of a user's device: the event that was made.
+    TRANSACTIONS = "transactions": (UserNid, String, String) => TransactionRow, Point;
+    /// Last known presence.
+    PRESENCE = "presence": (UserNid,) => PresenceRow, Point;
+}
+
+/// A list of events.
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct EventList(pub Vec<EventNid>);
+
+impl super::Record for EventList {}
+
+/// What an alias points to.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct AliasRow {
+    /// The room.
+    pub room: RoomNid,
+    /// Who made the alias.
+    pub creator: OwnedUserId,
+}
+
+impl super::Record for AliasRow {}
+
+/// A receipt.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ReceiptRow {
+    /// Whose.
+    pub user: UserNid,
+    /// `m.read` or `m.read.private`.
+    pub receipt_type: String,
+    /// The thread: empty for an unthreaded receipt, `main`, or the root event's id.
+    pub thread: String,
+    /// What was read.
+    pub event_id: OwnedEventId,
+    /// Where that event stands in the timeline.
+    pub order: i64,
+    /// Milliseconds since the epoch.
+    pub ts: u64,
+    /// When the receipt was given.
+    pub position: Position,
+}
+
+impl super::Record for ReceiptRow {}

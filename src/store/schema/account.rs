@@ -1,0 +1,150 @@
+//! Rows about local accounts.
+
+use ruma::OwnedEventId;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    protocol::ids::{Position, RoomNid, UserNid},
+    store::codec::Record,
+};
+
+/// A local account.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts, not one state"
+)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AccountRow {
+    /// The argon2id hash in PHC form; none for an account without a password.
+    pub password: Option<String>,
+    /// Whether the account may use the admin API.
+    pub admin: bool,
+    /// Whether it is a guest.
+    pub guest: bool,
+    /// Whether it was closed for good.
+    pub deactivated: bool,
+    /// Whether its owner asked that what is known about them be erased.
+    pub erased: bool,
+    /// Milliseconds since the epoch.
+    pub created_ts: u64,
+    /// The number of the newest filter.
+    pub last_filter: u64,
+}
+
+impl Record for AccountRow {}
+
+/// A device of a local account.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct DeviceRow {
+    /// The name that its owner gave it.
+    pub display_name: Option<String>,
+    /// The SHA-256 of its present access token.
+    pub access_token: Option<[u8; 32]>,
+    /// The SHA-256 of its present refresh token.
+    pub refresh_token: Option<[u8; 32]>,
+    /// Where it was last seen.
+    pub last_seen_ip: Option<String>,
+    /// When it was last seen, in milliseconds since the epoch.
+    pub last_seen_ts: Option<u64>,
+}
+
+impl Record for DeviceRow {}
+
+/// What an access token stands for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AccessTokenRow {
+    /// The account.
+    pub user: UserNid,
+    /// Its device.
+    pub device_id: String,
+    /// When the token expires, in milliseconds since the epoch.
+    pub expires_ts: Option<u64>,
+}
+
+impl Record for AccessTokenRow {}
+
+/// What a refresh token stands for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RefreshTokenRow {
+    /// The account.
+    pub user: UserNid,
+    /// Its device.
+    pub device_id: String,
+    /// The refresh token that this one gave way to, once it was used: until the new one is used it may be used again,
+    /// because the answer may have been lost on its way.
+    pub next: Option<[u8; 32]>,
+}
+
+impl Record for RefreshTokenRow {}
+
+/// What a login token stands for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LoginTokenRow {
+    /// The account.
+    pub user: UserNid,
+    /// When the token expires, in milliseconds since the epoch.
+    pub expires_ts: u64,
+}
+
+impl Record for LoginTokenRow {}
+
+/// A token that allows to register.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RegistrationTokenRow {
+    /// How often it may be used; none for no limit.
+    pub uses_allowed: Option<u64>,
+    /// How often it was used.
+    pub completed: u64,
+    /// When it expires, in milliseconds since the epoch.
+    pub expires_ts: Option<u64>,
+    /// Whether an account made with it is an admin.
+    pub admin: bool,
+}
+
+impl Record for RegistrationTokenRow {}
+
+/// One piece of account data.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AccountDataRow {
+    /// When it last changed.
+    pub position: Position,
+    /// The content as JSON.
+    pub content: String,
+}
+
+impl Record for AccountDataRow {}
+
+/// Which account data changed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AccountDataKey {
+    /// The room; zero for global data.
+    pub room: RoomNid,
+    /// The type.
+    pub data_type: String,
+}
+
+impl Record for AccountDataKey {}
+
+/// The outcome of a client's transaction.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TransactionRow {
+    /// The event that was made.
+    pub event_id: OwnedEventId,
+    /// When, in milliseconds since the epoch; old rows are dropped.
+    pub ts: u64,
+}
+
+impl Record for TransactionRow {}
+
+/// A user's last known presence.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PresenceRow {
+    /// `online`, `unavailable` or `offline`.
+    pub state: String,
+    /// What the user says they do.
+    pub status_msg: Option<String>,
+    /// When they were last active, in milliseconds since the epoch.
+    pub last_active_ts: u64,
+}
+
+impl Record for PresenceRow {}

@@ -1,0 +1,133 @@
+//! Rows about rooms and their events.
+
+use ruma::{OwnedEventId, RoomVersionId, events::room::member::MembershipState};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    protocol::{
+        event::{Event, Header, Origin},
+        ids::{EventNid, Position, SnapshotId, UserNid},
+    },
+    store::{Chain, codec::Record},
+};
+
+/// A stored event.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct EventRow {
+    /// The parsed part.
+    pub header: Header,
+    /// The members that clients see.
+    pub client: Box<str>,
+    /// The other signed members.
+    pub wire: Box<str>,
+    /// Length of the value of `content` in the client half.
+    pub content_len: u32,
+    /// What this node knows about the event.
+    pub facts: Facts,
+}
+
+impl Record for EventRow {}
+
+/// What this node knows about an event besides the event itself.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Facts {
+    /// The state before the event.
+    pub before: SnapshotId,
+    /// Where the event stands in the timeline; none for one known only as an auth or state event.
+    pub order: Option<i64>,
+    /// The state event that it replaced.
+    pub replaces: Option<EventNid>,
+    /// The redaction that emptied it.
+    pub redacted_by: Option<EventNid>,
+    /// The root of the thread that it belongs to.
+    pub thread: Option<OwnedEventId>,
+    /// The transaction of the local device that sent it.
+    pub origin: Option<Origin>,
+}
+
+impl EventRow {
+    /// Makes the row of an event.
+    #[must_use]
+    pub fn new(event: &Event, facts: Facts) -> Self {
+        Self {
+            header: event.header.clone(),
+            client: event.client.clone(),
+            wire: event.wire.clone(),
+            content_len: u32::try_from(event.content_len()).expect("events are below 64 KiB"),
+            facts,
+        }
+    }
+
+    /// The event and what is known about it.
+    #[must_use]
+    pub fn into_parts(self) -> (Event, Facts) {
+        let content_len = usize::try_from(self.content_len).expect("lengths fit");
+        (
+            Event::from_parts(self.header, self.client, self.wire, content_len),
+            self.facts,
+        )
+    }
+}
+
+/// The end of a room's graph.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HeadRow {
+    /// The room's version.
+    pub version: RoomVersionId,
+    /// Events that nothing follows yet.
+    pub extremities: Vec<(OwnedEventId, EventNid)>,
+    /// The greatest depth of the extremities.
+    pub depth: u64,
+    /// The current state.
+    pub chain: Chain,
+    /// The position of the newest event.
+    pub last: Position,
+    /// The event that created the room.
+    pub create: EventNid,
+    /// How many users have joined.
+    pub joined: u64,
+    /// How many users are invited.
+    pub invited: u64,
+    /// The first users other than the asker by whom a room without a name is called: joined or invited, in the order
+    /// of their arrival; one more than clients are told, since nobody is their own hero.
+    pub heroes: Vec<UserNid>,
+}
+
+impl Record for HeadRow {}
+
+/// A user's membership in a room.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MemberRow {
+    /// The membership now.
+    pub membership: MembershipState,
+    /// The member event.
+    pub event: EventNid,
+    /// When it took its present value; a changed profile does not move it.
+    pub since: Position,
+    /// Whether the user asked that the room be forgotten.
+    pub forgotten: bool,
+}
+
+impl Record for MemberRow {}
+
+/// Unread counts worked out up to some place in the timeline.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnreadRow {
+    /// Events up to this order have been counted.
+    pub counted: i64,
+    /// Outside of threads.
+    pub main: Counts,
+    /// By thread root.
+    pub threads: Vec<(OwnedEventId, Counts)>,
+}
+
+impl Record for UnreadRow {}
+
+/// How many unread events there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Events that notify.
+    pub notifications: u64,
+    /// Events that notify loudly.
+    pub highlights: u64,
+}

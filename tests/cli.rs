@@ -1,0 +1,149 @@
+//! The real program on the command line: what it prints, and with which code it ends.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    time::Duration,
+};
+
+use kontor::clock::Clock;
+
+/// The program in a directory of its own, so that no `config.toml` of the developer is read, nor a variable.
+fn kontor(directory: &Path, words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kontor"));
+    command
+        .args(words)
+        .current_dir(directory)
+        .stdin(Stdio::null());
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("KONTOR_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+fn output(command: &mut Command) -> (Option<i32>, String, String) {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = command.output().expect("the program runs");
+    let text = |bytes| String::from_utf8(bytes).expect("it writes text");
+    (status.code(), text(stdout), text(stderr))
+}
+
+/// A running node and what it has printed first.
+struct Node {
+    child: Child,
+    address: String,
+}
+
+impl Node {
+    /// Starts a node that listens wherever there is room, and waits until it says where.
+    fn start(directory: &Path) -> Self {
+        let mut command = kontor(directory, &["serve"]);
+        command.env("KONTOR_LISTEN__HTTP", "127.0.0.1:0");
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the program runs");
+        let stdout = child.stdout.take().expect("it was piped");
+        let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
+        let address = lines
+            .find_map(|line| Some(line.split_once("http://")?.1.trim().to_owned()))
+            .expect("the banner says where the node listens");
+        Self { child, address }
+    }
+
+    /// Asks the node to stop, and tells its exit code and how long it took.
+    fn stop(mut self, signal: &str) -> (Option<i32>, Duration) {
+        let clock = Clock::real();
+        let asked = clock.instant();
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill")
+            .args([signal, &pid])
+            .status()
+            .expect("kill runs");
+        assert!(sent.success());
+        let status = self.child.wait().expect("it ends");
+        (status.code(), clock.instant() - asked)
+    }
+}
+
+#[test]
+fn the_version_is_told() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (code, stdout, _) = output(&mut kontor(directory.path(), &["--version"]));
+    assert_eq!(code, Some(0));
+    assert_eq!(stdout, format!("kontor {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn the_configuration_of_the_current_directory_is_in_effect() {
+    let directory = tempfile::tempdir().expect("a directory");
+    fs::write(
+        directory.path().join("config.toml"),
+        "[registration]\nshared_secret = 'hush'",
+    )
+    .expect("written");
+    let mut command = kontor(directory.path(), &["config"]);
+    let (code, stdout, stderr) = output(command.env("KONTOR_SERVER__NAME", "office.example"));
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+    assert!(
+        stdout.contains("name = \"office.example\"") && stdout.contains("(hidden)"),
+        "{stdout}"
+    );
+    assert!(!stdout.contains("hush"), "{stdout}");
+}
+
+#[test]
+fn mistakes_end_every_command() {
+    let directory = tempfile::tempdir().expect("a directory");
+    fs::write(directory.path().join("bad.toml"), "[listen]\nhtpp = ''").expect("written");
+    let mistake = "bad.toml:2: listen.htpp: unknown key; the nearest known one is listen.http";
+    for word in ["config", "check", "serve"] {
+        let (code, stdout, stderr) = output(&mut kontor(
+            directory.path(),
+            &[word, "--config", "bad.toml"],
+        ));
+        assert_eq!(code, Some(1), "{word}");
+        assert!(
+            format!("{stdout}{stderr}").contains(mistake),
+            "{word}: {stdout}{stderr}"
+        );
+    }
+    let (code, stdout, _) = output(&mut kontor(
+        directory.path(),
+        &["config", "--config", "none.toml"],
+    ));
+    assert_eq!(code, Some(1));
+    assert!(stdout.starts_with("none.toml: cannot be read"), "{stdout}");
+}
+
+#[test]
+fn a_node_stops_when_asked() {
+    for signal in ["-TERM", "-INT"] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let node = Node::start(directory.path());
+        let (code, took) = node.stop(signal);
+        assert_eq!(code, Some(0), "{signal}");
+        assert!(took < Duration::from_secs(5), "{signal}: {took:?}");
+    }
+}
+
+#[test]
+fn a_taken_address_is_told_with_its_key_and_a_way_out() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let other = tempfile::tempdir().expect("a directory");
+    let node = Node::start(directory.path());
+    let mut command = kontor(other.path(), &["serve"]);
+    let (code, _, stderr) = output(command.env("KONTOR_LISTEN__HTTP", &node.address));
+    assert_eq!(code, Some(1));
+    assert!(
+        stderr.contains("error: cannot listen on") && stderr.contains("listen.http"),
+        "{stderr}"
+    );
+    node.stop("-TERM");
+}

@@ -1,0 +1,360 @@
+//! Facts about the tree itself: which module may know which, what each must not contain, and what every file has.
+//!
+//! When a test here fails, either the change went into the wrong layer, or the table is wrong; then change it together
+//! with ARCHITECTURE.md, and say why.
+
+#[path = "tidy/imports.rs"]
+mod imports;
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use imports::{imports, without_comments_and_texts};
+
+/// One layer: what it may import from this crate, and words that must not occur in it.
+struct Layer {
+    name: &'static str,
+    may_import: &'static [&'static str],
+    must_not_contain: &'static [&'static str],
+    /// Files below `src` in which one word is allowed all the same.
+    exceptions: &'static [(&'static str, &'static str)],
+}
+
+const LAYERS: &[Layer] = &[
+    Layer {
+        name: "protocol",
+        may_import: &[],
+        must_not_contain: &[
+            "tokio",
+            "rocksdb",
+            "axum",
+            "reqwest",
+            "std::fs",
+            "std::net",
+            "std::thread",
+            "Instant",
+            "SystemTime",
+            "getrandom",
+            "async",
+        ],
+        exceptions: &[],
+    },
+    Layer {
+        name: "store",
+        may_import: &["protocol"],
+        must_not_contain: &["axum", "reqwest", "async"],
+        // Waiting for the disk and for a change is all that is asynchronous about a store.
+        exceptions: &[("store/commit.rs", "async"), ("store/notify.rs", "async")],
+    },
+    Layer {
+        name: "remote",
+        may_import: &["protocol", "config", "clock"],
+        must_not_contain: &["rocksdb", "axum"],
+        exceptions: &[],
+    },
+    Layer {
+        name: "service",
+        may_import: &["protocol", "store", "remote", "config", "clock", "error"],
+        must_not_contain: &["axum", "rocksdb"],
+        exceptions: &[],
+    },
+    Layer {
+        name: "http",
+        may_import: &["service", "protocol", "config", "clock", "error"],
+        must_not_contain: &["rocksdb", "reqwest"],
+        // The tests of the listeners need a client.
+        exceptions: &[("http/serve/tests.rs", "reqwest")],
+    },
+    Layer {
+        name: "error",
+        may_import: &["protocol", "store", "remote"],
+        must_not_contain: &["tokio", "rocksdb", "async"],
+        exceptions: &[],
+    },
+    Layer {
+        name: "config",
+        may_import: &[],
+        must_not_contain: &["tokio", "rocksdb", "axum", "reqwest", "async"],
+        exceptions: &[],
+    },
+    Layer {
+        name: "clock",
+        may_import: &[],
+        must_not_contain: &["rocksdb", "axum", "reqwest"],
+        exceptions: &[],
+    },
+    Layer {
+        name: "telemetry",
+        may_import: &["config"],
+        must_not_contain: &["rocksdb", "reqwest"],
+        exceptions: &[],
+    },
+];
+
+/// These put the layers together, and may know all of them.
+const COMPOSITION: &[&str] = &["app", "cli", "lib", "main"];
+
+/// The services from the lowest rank to the highest. A service may import those of lower ranks only, and no other of
+/// its own rank.
+const SERVICE_RANKS: &[&[&str]] = &[
+    &["appservices", "keyring"],
+    &["accounts", "media"],
+    &["rooms"],
+    &["ephemeral", "e2ee"],
+    &["federation", "delivery"],
+    &["lifecycle"],
+    &["sync"],
+    &["admin"],
+];
+
+/// One file below `src`.
+struct Source {
+    /// Relative to `src`, such as `http/serve.rs`.
+    path: String,
+    text: String,
+}
+
+impl Source {
+    /// The path of the module, such as `["http", "serve"]`.
+    fn module(&self) -> Vec<&str> {
+        let path = self.path.trim_end_matches(".rs").trim_end_matches("/mod");
+        path.split('/').collect()
+    }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every file below `directory` that is ours: neither built nor downloaded nor written by a running node.
+fn files(directory: &Path) -> Vec<PathBuf> {
+    const FOREIGN: &[&str] = &[
+        ".git",
+        "target",
+        "data",
+        "node_modules",
+        ".venv",
+        "__pycache__",
+    ];
+    let mut found = Vec::new();
+    let mut open = vec![directory.to_owned()];
+    while let Some(directory) = open.pop() {
+        for entry in fs::read_dir(&directory).expect("a directory of the project can be read") {
+            let path = entry.expect("an entry can be read").path();
+            let name = path
+                .file_name()
+                .expect("an entry has a name")
+                .to_string_lossy();
+            if FOREIGN.contains(&name.as_ref()) {
+                continue;
+            }
+            if path.is_dir() {
+                open.push(path);
+            } else {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn sources() -> Vec<Source> {
+    let src = root().join("src");
+    files(&src)
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+        .map(|path| Source {
+            path: path
+                .strip_prefix(&src)
+                .expect("it is below src")
+                .to_string_lossy()
+                .into_owned(),
+            text: fs::read_to_string(&path).expect("a source is text"),
+        })
+        .collect()
+}
+
+/// Fails with every complaint at once.
+fn expect_none(complaints: &[String]) {
+    assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
+}
+
+#[test]
+fn every_module_belongs_to_a_layer() {
+    let known: BTreeSet<_> = LAYERS
+        .iter()
+        .map(|layer| layer.name)
+        .chain(COMPOSITION.iter().copied())
+        .collect();
+    let sources = sources();
+    let unknown = sources
+        .iter()
+        .filter(|source| !known.contains(source.module()[0]));
+    expect_none(
+        &unknown
+            .map(|source| format!("src/{}: in no layer", source.path))
+            .collect::<Vec<_>>(),
+    );
+}
+
+#[test]
+fn layers_import_only_what_lies_below_them() {
+    let mut complaints = Vec::new();
+    for source in sources() {
+        let module = source.module();
+        let Some(layer) = LAYERS.iter().find(|layer| layer.name == module[0]) else {
+            continue;
+        };
+        for import in imports(&source.text, &module) {
+            // Names of the crate's root, such as `crate::App`, belong to nobody but the composition.
+            let Some(imported) = import.first() else {
+                complaints.push(format!("src/{}: imports the whole crate", source.path));
+                continue;
+            };
+            if imported != layer.name && !layer.may_import.contains(&imported.as_str()) {
+                complaints.push(format!(
+                    "src/{}: {} may not import crate::{}",
+                    source.path,
+                    layer.name,
+                    import.join("::")
+                ));
+            }
+        }
+    }
+    expect_none(&complaints);
+}
+
+#[test]
+fn services_import_only_lower_services() {
+    let rank = |service: &str| {
+        SERVICE_RANKS
+            .iter()
+            .position(|rank| rank.contains(&service))
+    };
+    let mut complaints = Vec::new();
+    for source in sources() {
+        let module = source.module();
+        let ["service", service, ..] = module[..] else {
+            continue;
+        };
+        let Some(own) = rank(service) else {
+            complaints.push(format!("src/{}: {service} has no rank", source.path));
+            continue;
+        };
+        for import in imports(&source.text, &module) {
+            let path: Vec<_> = import.iter().map(String::as_str).collect();
+            match path[..] {
+                ["service", other, ..] if other == service => {}
+                // What `service/mod.rs` itself holds has no rank, and is shared by all services.
+                ["service", other, ..] if rank(other).is_some_and(|other| other >= own) => {
+                    complaints.push(format!(
+                        "src/{}: {service} may not import {other}",
+                        source.path
+                    ));
+                }
+                // A room is written under its lock, and nothing awaits the network there.
+                ["remote", ..] if service == "rooms" => {
+                    complaints.push(format!("src/{}: rooms may not import remote", source.path));
+                }
+                _ => {}
+            }
+        }
+    }
+    expect_none(&complaints);
+}
+
+#[test]
+fn layers_do_without_what_is_not_theirs() {
+    let mut complaints = Vec::new();
+    for source in sources() {
+        let Some(layer) = LAYERS.iter().find(|layer| layer.name == source.module()[0]) else {
+            continue;
+        };
+        let code = without_comments_and_texts(&source.text);
+        for word in layer.must_not_contain {
+            let excepted = layer.exceptions.contains(&(source.path.as_str(), word));
+            if !excepted && contains_word(&code, word) {
+                complaints.push(format!(
+                    "src/{}: {} must not contain {word}",
+                    source.path, layer.name
+                ));
+            }
+        }
+    }
+    expect_none(&complaints);
+}
+
+/// Whether `word` occurs in `code` and is not a part of a longer name.
+fn contains_word(code: &str, word: &str) -> bool {
+    let part_of_name = |c: char| c.is_alphanumeric() || c == '_';
+    code.match_indices(word).any(|(start, _)| {
+        let before = code[..start].chars().next_back();
+        let after = code[start + word.len()..].chars().next();
+        !before.is_some_and(part_of_name) && !after.is_some_and(part_of_name)
+    })
+}
+
+#[test]
+fn every_file_says_why_it_exists() {
+    let mute = sources()
+        .into_iter()
+        .filter(|source| !source.text.starts_with("//! "));
+    expect_none(
+        &mute
+            .map(|source| format!("src/{}: does not open with //!", source.path))
+            .collect::<Vec<_>>(),
+    );
+}
+
+#[test]
+fn every_dependency_says_why_it_is_there() {
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).expect("there is a manifest");
+    let mut complaints = Vec::new();
+    let mut section = "";
+    for line in manifest.lines() {
+        if line.starts_with('[') {
+            section = line;
+        } else if section.ends_with("dependencies]") && !line.is_empty() && !line.contains(" # ") {
+            complaints.push(format!("Cargo.toml: no reason given: {line}"));
+        }
+    }
+    expect_none(&complaints);
+}
+
+/// Which registries a build uses is the business of the machine it runs on.
+#[test]
+fn no_registry_is_named() {
+    // Joined here, so that this file does not name them either.
+    let hosts = [
+        ["crates", "io"],
+        ["npmjs", "org"],
+        ["npmjs", "com"],
+        ["yarnpkg", "com"],
+        ["pypi", "org"],
+        ["pythonhosted", "org"],
+        ["golang", "org"],
+        ["debian", "org"],
+        ["docker", "io"],
+        ["ghcr", "io"],
+        ["quay", "io"],
+    ]
+    .map(|parts| parts.join("."));
+    let mut complaints = Vec::new();
+    for path in files(root()) {
+        // Cargo itself writes the name of its default index into the lock file.
+        if path.ends_with("Cargo.lock") {
+            continue;
+        }
+        let Ok(text) = fs::read_to_string(&path) else {
+            continue;
+        };
+        for host in hosts.iter().filter(|host| text.contains(host.as_str())) {
+            complaints.push(format!("{}: names {host}", path.display()));
+        }
+    }
+    expect_none(&complaints);
+}
