@@ -29,7 +29,9 @@ pub fn auth_difference<E, A: AsRef<[EventNid]>>(
     mut auth_edges: impl FnMut(EventNid) -> Result<A, E>,
 ) -> Result<BTreeSet<EventNid>, E> {
     let mut pending = Pending::default();
-    let masks = std::iter::successors(Some(1), |bit: &Mask| bit.checked_shl(1).filter(|bit| *bit != 0));
+    let masks = std::iter::successors(Some(1), |bit: &Mask| {
+        bit.checked_shl(1).filter(|bit| *bit != 0)
+    });
     let states: Vec<(Mask, &Vec<EventNid>)> = masks.zip(conflicts).collect();
     pending.all = states.iter().fold(0, |all, (bit, _)| all | bit);
     for (bit, state) in states {
@@ -46,7 +48,9 @@ pub fn auth_difference<E, A: AsRef<[EventNid]>>(
         while let Some(event) = agreed.next_if(|event| Some(*event) > next) {
             pending.reach(auth_edges(event)?.as_ref(), pending.all);
         }
-        let Some((event, mask)) = pending.take() else { break };
+        let Some((event, mask)) = pending.take() else {
+            break;
+        };
         if mask != pending.all {
             difference.insert(event);
         }
@@ -98,12 +102,19 @@ pub fn conflicted_subgraph<E, A: AsRef<[EventNid]>>(
     conflicted: &BTreeSet<EventNid>,
     mut auth_edges: impl FnMut(EventNid) -> Result<A, E>,
 ) -> Result<BTreeSet<EventNid>, E> {
-    let Some(lowest) = conflicted.first().copied() else { return Ok(BTreeSet::new()) };
+    let Some(lowest) = conflicted.first().copied() else {
+        return Ok(BTreeSet::new());
+    };
     // Down from the conflicting events, but never below the last of them.
     let mut pending = conflicted.clone();
     let mut visited: BTreeMap<EventNid, Vec<EventNid>> = BTreeMap::new();
     while let Some(event) = pending.pop_last() {
-        let edges: Vec<_> = auth_edges(event)?.as_ref().iter().copied().filter(|auth| *auth >= lowest).collect();
+        let edges: Vec<_> = auth_edges(event)?
+            .as_ref()
+            .iter()
+            .copied()
+            .filter(|auth| *auth >= lowest)
+            .collect();
         pending.extend(edges.iter().copied());
         visited.insert(event, edges);
     }
@@ -135,13 +146,22 @@ mod tests {
     }
 
     fn edges(graph: &Graph, event: EventNid) -> &[EventNid] {
-        graph.get(usize::try_from(event.0).expect("small")).expect("in the graph")
+        graph
+            .get(usize::try_from(event.0).expect("small"))
+            .expect("in the graph")
     }
 
     fn graph() -> impl Strategy<Value = Graph> {
-        proptest::collection::vec(proptest::collection::vec(any::<prop::sample::Index>(), 0..4), 1..40).prop_map(|picks| {
+        proptest::collection::vec(
+            proptest::collection::vec(any::<prop::sample::Index>(), 0..4),
+            1..40,
+        )
+        .prop_map(|picks| {
             let pick = |(at, picks): (usize, Vec<prop::sample::Index>)| {
-                let below = picks.iter().filter(|_| at > 0).map(|pick| number(pick.index(at.max(1))));
+                let below = picks
+                    .iter()
+                    .filter(|_| at > 0)
+                    .map(|pick| number(pick.index(at.max(1))));
                 below.collect::<BTreeSet<_>>().into_iter().collect()
             };
             picks.into_iter().enumerate().map(pick).collect()
@@ -149,8 +169,15 @@ mod tests {
     }
 
     /// Everything reachable from the events, the events themselves only if another one reaches them.
-    fn chain<'a>(graph: &Graph, events: impl IntoIterator<Item = &'a EventNid>) -> BTreeSet<EventNid> {
-        let mut todo: Vec<_> = events.into_iter().flat_map(|event| edges(graph, *event)).copied().collect();
+    fn chain<'a>(
+        graph: &Graph,
+        events: impl IntoIterator<Item = &'a EventNid>,
+    ) -> BTreeSet<EventNid> {
+        let mut todo: Vec<_> = events
+            .into_iter()
+            .flat_map(|event| edges(graph, *event))
+            .copied()
+            .collect();
         let mut seen = BTreeSet::new();
         while let Some(event) = todo.pop() {
             if seen.insert(event) {
@@ -161,7 +188,10 @@ mod tests {
     }
 
     fn some_events(graph: &Graph, picks: &[prop::sample::Index]) -> BTreeSet<EventNid> {
-        picks.iter().map(|pick| number(pick.index(graph.len()))).collect()
+        picks
+            .iter()
+            .map(|pick| number(pick.index(graph.len())))
+            .collect()
     }
 
     proptest! {
@@ -198,7 +228,14 @@ mod tests {
     #[test]
     fn a_fork_at_the_end_of_a_long_history_is_cheap() {
         // A chain of 10,000 events; two states differ in the last two.
-        let edges = |event: EventNid| event.0.checked_sub(1).map(EventNid).into_iter().collect::<Vec<_>>();
+        let edges = |event: EventNid| {
+            event
+                .0
+                .checked_sub(1)
+                .map(EventNid)
+                .into_iter()
+                .collect::<Vec<_>>()
+        };
         let mut asked = 0;
         let mut count = |event| {
             asked += 1;
@@ -214,8 +251,17 @@ mod tests {
     #[test]
     fn errors_come_back() {
         let fails = |_| Err::<Vec<EventNid>, _>("the disk is gone");
-        assert_eq!(auth_difference(&[vec![EventNid(1)], vec![]], [], fails), Err("the disk is gone"));
-        assert_eq!(conflicted_subgraph(&BTreeSet::from([EventNid(1)]), fails), Err("the disk is gone"));
-        assert_eq!(auth_difference(&[], [EventNid(1)], fails), Ok(BTreeSet::new()));
+        assert_eq!(
+            auth_difference(&[vec![EventNid(1)], vec![]], [], fails),
+            Err("the disk is gone")
+        );
+        assert_eq!(
+            conflicted_subgraph(&BTreeSet::from([EventNid(1)]), fails),
+            Err("the disk is gone")
+        );
+        assert_eq!(
+            auth_difference(&[], [EventNid(1)], fails),
+            Ok(BTreeSet::new())
+        );
     }
 }

@@ -12,11 +12,11 @@ use std::{
 use ruma::{
     OwnedUserId, UserId,
     events::room::member::MembershipState,
+    power_levels::NotificationPowerLevelsKey,
     push::{
         Action, ConditionalPushRule, PatternedPushRule, PushCondition, RoomMemberCountIs, Ruleset,
         ScalarJsonValue,
     },
-    power_levels::NotificationPowerLevelsKey,
 };
 use serde_json::Value;
 
@@ -40,7 +40,11 @@ pub struct Outcome<'a> {
 impl<'a> Outcome<'a> {
     fn of(actions: &'a [Action]) -> Self {
         let notify = actions.iter().any(Action::should_notify);
-        Self { notify, highlight: notify && actions.iter().any(Action::is_highlight), actions }
+        Self {
+            notify,
+            highlight: notify && actions.iter().any(Action::is_highlight),
+            actions,
+        }
     }
 }
 
@@ -84,10 +88,17 @@ impl Rules {
     pub fn new(ruleset: &Ruleset, user: &UserId) -> Self {
         let conditional = |rule: &ConditionalPushRule| {
             rule.enabled.then(|| {
-                let replaced = matches!(&*rule.rule_id, ".m.rule.contains_display_name" | ".m.rule.roomnotif");
+                let replaced = matches!(
+                    &*rule.rule_id,
+                    ".m.rule.contains_display_name" | ".m.rule.roomnotif"
+                );
                 let conditions = rule.conditions.iter().map(Condition::new);
                 Rule {
-                    conditions: replaced.then_some(Condition::NoMentions).into_iter().chain(conditions).collect(),
+                    conditions: replaced
+                        .then_some(Condition::NoMentions)
+                        .into_iter()
+                        .chain(conditions)
+                        .collect(),
                     actions: rule.actions.clone().into(),
                 }
             })
@@ -97,7 +108,11 @@ impl Rules {
                 let replaced = rule.rule_id == ".m.rule.contains_user_name";
                 let body = Condition::BodyMatches(lowercase_glob(&rule.pattern));
                 Rule {
-                    conditions: replaced.then_some(Condition::NoMentions).into_iter().chain([body]).collect(),
+                    conditions: replaced
+                        .then_some(Condition::NoMentions)
+                        .into_iter()
+                        .chain([body])
+                        .collect(),
                     actions: rule.actions.clone().into(),
                 }
             })
@@ -108,9 +123,18 @@ impl Rules {
                 actions: actions.into(),
             })
         };
-        let rooms = ruleset.room.iter().map(|rule| simple(rule.enabled, "room_id", rule.rule_id.as_str(), &rule.actions));
-        let senders =
-            ruleset.sender.iter().map(|rule| simple(rule.enabled, "sender", rule.rule_id.as_str(), &rule.actions));
+        let rooms = ruleset.room.iter().map(|rule| {
+            simple(
+                rule.enabled,
+                "room_id",
+                rule.rule_id.as_str(),
+                &rule.actions,
+            )
+        });
+        let senders = ruleset
+            .sender
+            .iter()
+            .map(|rule| simple(rule.enabled, "sender", rule.rule_id.as_str(), &rule.actions));
         Self {
             rules: (ruleset.override_.iter().map(conditional))
                 .chain(ruleset.content.iter().map(content))
@@ -141,13 +165,21 @@ impl Condition {
             PushCondition::EventMatch(data) if data.key == "content.body" => {
                 Self::BodyMatches(lowercase_glob(&data.pattern))
             }
-            PushCondition::EventMatch(data) => Self::Matches(Path::new(&data.key), lowercase_glob(&data.pattern)),
-            PushCondition::RoomMemberCount(data) => Self::MemberCount(data.is.clone()),
-            PushCondition::SenderNotificationPermission(data) if data.key == NotificationPowerLevelsKey::Room => {
+            PushCondition::EventMatch(data) => {
+                Self::Matches(Path::new(&data.key), lowercase_glob(&data.pattern))
+            }
+            PushCondition::RoomMemberCount(data) => Self::MemberCount(data.is),
+            PushCondition::SenderNotificationPermission(data)
+                if data.key == NotificationPowerLevelsKey::Room =>
+            {
                 Self::SenderMayNotifyRoom
             }
-            PushCondition::EventPropertyIs(data) => Self::Is(Path::new(&data.key), data.value.clone()),
-            PushCondition::EventPropertyContains(data) => Self::Contains(Path::new(&data.key), data.value.clone()),
+            PushCondition::EventPropertyIs(data) => {
+                Self::Is(Path::new(&data.key), data.value.clone())
+            }
+            PushCondition::EventPropertyContains(data) => {
+                Self::Contains(Path::new(&data.key), data.value.clone())
+            }
             other if other.kind() == "contains_display_name" => Self::BodyNamesUser,
             // A condition that is not understood never applies.
             _ => Self::Never,
@@ -186,7 +218,12 @@ impl<'a> Occasion<'a> {
     /// What the event means to `user`, who has these rules; nobody is notified of their own events.
     ///
     /// `display_name` gives the user's name in the room, if a rule asks for it.
-    pub fn evaluate<'r>(&self, rules: &'r Rules, user: &UserId, display_name: impl Fn() -> String) -> Outcome<'r> {
+    pub fn evaluate<'r>(
+        &self,
+        rules: &'r Rules,
+        user: &UserId,
+        display_name: impl Fn() -> String,
+    ) -> Outcome<'r> {
         if *user == *self.event.header.sender {
             return Outcome::of(&[]);
         }
@@ -194,15 +231,21 @@ impl<'a> Occasion<'a> {
             return Outcome::of(self.predefined().kind_for(user).actions());
         }
         let applying = rules.rules.iter().find(|rule| {
-            rule.conditions.iter().all(|condition| self.satisfies(condition, &display_name))
+            rule.conditions
+                .iter()
+                .all(|condition| self.satisfies(condition, &display_name))
         });
         Outcome::of(applying.map_or(&[], |rule| &rule.actions))
     }
 
     fn satisfies(&self, condition: &Condition, display_name: &impl Fn() -> String) -> bool {
         match condition {
-            Condition::Matches(path, glob) => self.text(path).is_some_and(|text| glob.matches(&text.to_lowercase())),
-            Condition::BodyMatches(glob) => self.body().is_some_and(|body| glob.matches_words(body)),
+            Condition::Matches(path, glob) => self
+                .text(path)
+                .is_some_and(|text| glob.matches(&text.to_lowercase())),
+            Condition::BodyMatches(glob) => {
+                self.body().is_some_and(|body| glob.matches_words(body))
+            }
             Condition::BodyNamesUser => {
                 let name = Glob::literal(&display_name().to_lowercase());
                 self.body().is_some_and(|body| name.matches_words(body))
@@ -250,11 +293,14 @@ impl<'a> Occasion<'a> {
     }
 
     fn content(&self) -> &Value {
-        self.content.get_or_init(|| self.event.content_as().unwrap_or_default())
+        self.content
+            .get_or_init(|| self.event.content_as().unwrap_or_default())
     }
 
     fn body(&self) -> Option<&str> {
-        self.body.get_or_init(|| Some(self.content().get("body")?.as_str()?.to_lowercase())).as_deref()
+        self.body
+            .get_or_init(|| Some(self.content().get("body")?.as_str()?.to_lowercase()))
+            .as_deref()
     }
 
     fn predefined(&self) -> &Predefined {
@@ -289,8 +335,14 @@ impl Kind {
         static ACTIONS: LazyLock<[Box<[Action]>; 5]> = LazyLock::new(|| {
             use ruma::push::ConditionalPushRule as Of;
             let someone = ruma::user_id!("@a:b");
-            [Of::message(), Of::room_one_to_one(), Of::tombstone(), Of::is_user_mention(someone), Of::call()]
-                .map(|rule| rule.actions.into())
+            [
+                Of::message(),
+                Of::room_one_to_one(),
+                Of::tombstone(),
+                Of::is_user_mention(someone),
+                Of::call(),
+            ]
+            .map(|rule| rule.actions.into())
         });
         let [notify, sound, highlight, both, ring] = &*ACTIONS;
         match self {
@@ -318,26 +370,43 @@ struct Predefined {
 impl Predefined {
     fn new(occasion: &Occasion<'_>) -> Self {
         let content = occasion.content();
-        let at = |names: &[&str]| names.iter().try_fold(content, |value, name| value.as_object()?.get(*name));
+        let at = |names: &[&str]| {
+            names
+                .iter()
+                .try_fold(content, |value, name| value.as_object()?.get(*name))
+        };
         let text_is = |value: Option<&Value>, expect: &str| {
-            value.and_then(Value::as_str).is_some_and(|text| text.eq_ignore_ascii_case(expect))
+            value
+                .and_then(Value::as_str)
+                .is_some_and(|text| text.eq_ignore_ascii_case(expect))
         };
         let is_type = |expect: &str| occasion.event_type.eq_ignore_ascii_case(expect);
         let state_key = occasion.event.header.state_key.as_deref();
-        let nobody = || Self { invited: None, mentioned: HashSet::new(), others: Kind::Nothing };
+        let nobody = || Self {
+            invited: None,
+            mentioned: HashSet::new(),
+            others: Kind::Nothing,
+        };
 
         if text_is(at(&["msgtype"]), "m.notice") {
             return nobody();
         }
         if is_type("m.room.member") {
             let invite = text_is(at(&["membership"]), MembershipState::Invite.as_str());
-            return Self { invited: state_key.filter(|_| invite).map(str::to_lowercase), ..nobody() };
+            return Self {
+                invited: state_key.filter(|_| invite).map(str::to_lowercase),
+                ..nobody()
+            };
         }
-        let mentioned = at(&["m.mentions", "user_ids"]).and_then(Value::as_array).into_iter().flatten();
+        let mentioned = at(&["m.mentions", "user_ids"])
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten();
         let one_to_one = occasion.member_count == 2;
-        let others = if at(&["m.mentions", "room"]) == Some(&Value::Bool(true)) && occasion.sender_may_notify_room {
-            Kind::Highlight
-        } else if is_type("m.room.tombstone") && state_key == Some("") {
+        let names_room = at(&["m.mentions", "room"]) == Some(&Value::Bool(true));
+        let others = if names_room && occasion.sender_may_notify_room
+            || is_type("m.room.tombstone") && state_key == Some("")
+        {
             Kind::Highlight
         } else if is_type("m.reaction")
             || is_type("m.room.server_acl") && state_key == Some("")
@@ -347,19 +416,30 @@ impl Predefined {
         } else if is_type("m.call.invite") {
             Kind::Ring
         } else if is_type("m.room.message") || is_type("m.room.encrypted") {
-            if one_to_one { Kind::Sound } else { Kind::Notify }
+            if one_to_one {
+                Kind::Sound
+            } else {
+                Kind::Notify
+            }
         } else {
             Kind::Nothing
         };
         Self {
             invited: None,
-            mentioned: mentioned.filter_map(Value::as_str).filter_map(|id| UserId::parse(id).ok()).collect(),
+            mentioned: mentioned
+                .filter_map(Value::as_str)
+                .filter_map(|id| UserId::parse(id).ok())
+                .collect(),
             others,
         }
     }
 
     fn kind_for(&self, user: &UserId) -> Kind {
-        if self.invited.as_ref().is_some_and(|invited| *invited == user.as_str().to_lowercase()) {
+        if self
+            .invited
+            .as_ref()
+            .is_some_and(|invited| *invited == user.as_str().to_lowercase())
+        {
             Kind::Sound
         } else if self.mentioned.contains(user) {
             Kind::SoundAndHighlight

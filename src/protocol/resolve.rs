@@ -65,13 +65,23 @@ fn resolve_v2(
     forks: &[StateMap<OwnedEventId>],
     sources: Sources<'_>,
 ) -> Result<StateMap<OwnedEventId>, Unresolvable> {
-    let Sources { agreed, event, auth_difference, subgraph } = sources;
+    let Sources {
+        agreed,
+        event,
+        auth_difference,
+        subgraph,
+    } = sources;
     let Some(v2_rules) = rules.state_res.v2_rules() else {
-        return Err(Unresolvable::Malformed("the room version does not use this algorithm".to_owned()));
+        return Err(Unresolvable::Malformed(
+            "the room version does not use this algorithm".to_owned(),
+        ));
     };
 
     let conflicted = forks.iter().flat_map(|fork| fork.values());
-    let full_conflicted: HashSet<&OwnedEventId> = conflicted.chain(&auth_difference).chain(&subgraph).collect();
+    let full_conflicted: HashSet<&OwnedEventId> = conflicted
+        .chain(&auth_difference)
+        .chain(&subgraph)
+        .collect();
     let mut needed = HashSet::from([
         (StateEventType::RoomCreate, String::new()),
         (StateEventType::RoomPowerLevels, String::new()),
@@ -86,15 +96,28 @@ fn resolve_v2(
         }
         // An event that leaves open what it needs is passed over by the algorithm as well.
         let state_key = event.state_key();
-        let types = auth::auth_types(rules, &header.event_type, &header.sender, state_key, event.content());
+        let types = auth::auth_types(
+            rules,
+            &header.event_type,
+            &header.sender,
+            state_key,
+            event.content(),
+        );
         needed.extend(types.unwrap_or_default());
     }
 
-    let common: StateMap<OwnedEventId> =
-        needed.into_iter().filter_map(|key| agreed(&key.0, &key.1).map(|id| (key, id))).collect();
+    let common: StateMap<OwnedEventId> = needed
+        .into_iter()
+        .filter_map(|key| agreed(&key.0, &key.1).map(|id| (key, id)))
+        .collect();
     let states: Vec<StateMap<OwnedEventId>> = forks
         .iter()
-        .map(|fork| fork.iter().chain(&common).map(|(key, id)| (key.clone(), id.clone())).collect())
+        .map(|fork| {
+            fork.iter()
+                .chain(&common)
+                .map(|(key, id)| (key.clone(), id.clone()))
+                .collect()
+        })
         .collect();
     // Of the auth chains only their difference is looked at; one chain with all of it and one with nothing have it.
     let chains = vec![auth_difference.into_iter().collect(), EventIdSet::new()];
@@ -110,7 +133,10 @@ fn resolve_v2(
         state_res::Error::NotFound(id) => Unresolvable::Missing(id),
         other => Unresolvable::Malformed(other.to_string()),
     })?;
-    Ok(resolved.into_iter().filter(|(key, _)| !common.contains_key(key)).collect())
+    Ok(resolved
+        .into_iter()
+        .filter(|(key, _)| !common.contains_key(key))
+        .collect())
 }
 
 #[cfg(test)]

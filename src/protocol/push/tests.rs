@@ -27,7 +27,8 @@ use crate::protocol::{
 const ROOM: &str = "!room:example.org";
 
 fn event(event_type: &str, state_key: Option<&str>, sender: &str, content: &Value) -> Event {
-    let mut object = json!({ "type": event_type, "sender": sender, "content": content, "origin_server_ts": 1 });
+    let mut object =
+        json!({ "type": event_type, "sender": sender, "content": content, "origin_server_ts": 1 });
     if let (Some(key), Some(object)) = (state_key, object.as_object_mut()) {
         object.insert("state_key".to_owned(), key.into());
     }
@@ -38,13 +39,28 @@ fn event(event_type: &str, state_key: Option<&str>, sender: &str, content: &Valu
 }
 
 /// ruma's evaluation, which never waits for anything.
-fn by_ruma(ruleset: &Ruleset, event: &Event, members: u64, may_notify: bool, user: &UserId, name: &str) -> String {
-    let users = BTreeMap::from([(event.header.sender.clone(), if may_notify { int!(50) } else { int!(0) })]);
+fn by_ruma(
+    ruleset: &Ruleset,
+    event: &Event,
+    members: u64,
+    may_notify: bool,
+    user: &UserId,
+    name: &str,
+) -> String {
+    let users = BTreeMap::from([(
+        event.header.sender.clone(),
+        if may_notify { int!(50) } else { int!(0) },
+    )]);
     let power = PushConditionPowerLevelsCtx::new(
         users,
         int!(0),
         NotificationPowerLevels::new(),
-        RoomPowerLevelsRules::new(&version::rules(&RoomVersionId::V11).expect("served").authorization, []),
+        RoomPowerLevelsRules::new(
+            &version::rules(&RoomVersionId::V11)
+                .expect("served")
+                .authorization,
+            [],
+        ),
     );
     let context = PushConditionRoomCtx::new(
         event.header.room_id.clone(),
@@ -62,14 +78,28 @@ fn by_ruma(ruleset: &Ruleset, event: &Event, members: u64, may_notify: bool, use
     }
 }
 
-fn by_us(ruleset: &Ruleset, event: &Event, members: u64, may_notify: bool, user: &UserId, name: &str) -> String {
+fn by_us(
+    ruleset: &Ruleset,
+    event: &Event,
+    members: u64,
+    may_notify: bool,
+    user: &UserId,
+    name: &str,
+) -> String {
     let occasion = Occasion::new(event, members, may_notify);
     let rules = Rules::new(ruleset, user);
     let outcome = occasion.evaluate(&rules, user, || name.to_owned());
-    let slow = Rules { are_predefined: false, ..rules.clone() };
+    let slow = Rules {
+        are_predefined: false,
+        ..rules.clone()
+    };
     let slow = occasion.evaluate(&slow, user, || name.to_owned());
     let actions = serde_json::to_string(outcome.actions).expect("JSON");
-    assert_eq!(actions, serde_json::to_string(slow.actions).expect("JSON"), "the quick way and the plain way differ");
+    assert_eq!(
+        actions,
+        serde_json::to_string(slow.actions).expect("JSON"),
+        "the quick way and the plain way differ"
+    );
     assert_eq!(outcome.notify, actions.contains("notify"));
     assert_eq!(outcome.highlight, actions.contains("highlight"));
     actions
@@ -83,19 +113,79 @@ fn the_predefined_rules() {
     let both = r#"["notify",{"set_tweak":"sound","value":"default"},{"set_tweak":"highlight"}]"#;
     let me = "@me:example.org";
     for (event_type, state_key, content, members, expect) in [
-        ("m.room.message", None, json!({ "body": "x" }), 3, r#"["notify"]"#),
+        (
+            "m.room.message",
+            None,
+            json!({ "body": "x" }),
+            3,
+            r#"["notify"]"#,
+        ),
         ("m.room.message", None, json!({ "body": "x" }), 2, sound),
-        ("m.room.message", None, json!({ "body": "x" }), 1, r#"["notify"]"#),
+        (
+            "m.room.message",
+            None,
+            json!({ "body": "x" }),
+            1,
+            r#"["notify"]"#,
+        ),
         ("m.room.encrypted", None, json!({}), 2, sound),
         ("m.room.encrypted", None, json!({}), 9, r#"["notify"]"#),
-        ("m.room.message", None, json!({ "msgtype": "m.notice" }), 2, "[]"),
-        ("m.room.message", None, json!({ "msgtype": "M.Notice" }), 2, "[]"),
-        ("m.room.message", None, json!({ "m.mentions": { "user_ids": [me] } }), 3, both),
-        ("m.room.message", None, json!({ "m.mentions": { "user_ids": ["@you:example.org"] } }), 3, r#"["notify"]"#),
-        ("m.room.message", None, json!({ "m.mentions": { "user_ids": me } }), 3, r#"["notify"]"#),
-        ("m.room.message", None, json!({ "m.mentions": { "room": true } }), 3, highlight),
-        ("m.room.message", None, json!({ "m.mentions": { "room": "true" } }), 3, r#"["notify"]"#),
-        ("m.room.message", None, json!({ "m.relates_to": { "rel_type": "m.replace" } }), 3, "[]"),
+        (
+            "m.room.message",
+            None,
+            json!({ "msgtype": "m.notice" }),
+            2,
+            "[]",
+        ),
+        (
+            "m.room.message",
+            None,
+            json!({ "msgtype": "M.Notice" }),
+            2,
+            "[]",
+        ),
+        (
+            "m.room.message",
+            None,
+            json!({ "m.mentions": { "user_ids": [me] } }),
+            3,
+            both,
+        ),
+        (
+            "m.room.message",
+            None,
+            json!({ "m.mentions": { "user_ids": ["@you:example.org"] } }),
+            3,
+            r#"["notify"]"#,
+        ),
+        (
+            "m.room.message",
+            None,
+            json!({ "m.mentions": { "user_ids": me } }),
+            3,
+            r#"["notify"]"#,
+        ),
+        (
+            "m.room.message",
+            None,
+            json!({ "m.mentions": { "room": true } }),
+            3,
+            highlight,
+        ),
+        (
+            "m.room.message",
+            None,
+            json!({ "m.mentions": { "room": "true" } }),
+            3,
+            r#"["notify"]"#,
+        ),
+        (
+            "m.room.message",
+            None,
+            json!({ "m.relates_to": { "rel_type": "m.replace" } }),
+            3,
+            "[]",
+        ),
         (
             "m.room.message",
             None,
@@ -103,38 +193,78 @@ fn the_predefined_rules() {
             3,
             both,
         ),
-        ("m.room.message", None, json!({ "m.relates_to": { "rel_type": "m.thread" } }), 3, r#"["notify"]"#),
+        (
+            "m.room.message",
+            None,
+            json!({ "m.relates_to": { "rel_type": "m.thread" } }),
+            3,
+            r#"["notify"]"#,
+        ),
         ("m.reaction", None, json!({}), 2, "[]"),
-        ("m.room.member", Some(me), json!({ "membership": "invite" }), 3, sound),
-        ("m.room.member", Some("@you:example.org"), json!({ "membership": "invite" }), 3, "[]"),
-        ("m.room.member", Some(me), json!({ "membership": "join", "m.mentions": { "user_ids": [me] } }), 3, "[]"),
+        (
+            "m.room.member",
+            Some(me),
+            json!({ "membership": "invite" }),
+            3,
+            sound,
+        ),
+        (
+            "m.room.member",
+            Some("@you:example.org"),
+            json!({ "membership": "invite" }),
+            3,
+            "[]",
+        ),
+        (
+            "m.room.member",
+            Some(me),
+            json!({ "membership": "join", "m.mentions": { "user_ids": [me] } }),
+            3,
+            "[]",
+        ),
         ("m.room.tombstone", Some(""), json!({}), 3, highlight),
         ("m.room.tombstone", Some("x"), json!({}), 3, "[]"),
         ("m.room.server_acl", Some(""), json!({}), 3, "[]"),
         ("m.room.topic", Some(""), json!({ "topic": "x" }), 2, "[]"),
-        ("m.call.invite", None, json!({}), 2, r#"["notify",{"set_tweak":"sound","value":"ring"}]"#),
+        (
+            "m.call.invite",
+            None,
+            json!({}),
+            2,
+            r#"["notify",{"set_tweak":"sound","value":"ring"}]"#,
+        ),
     ] {
         let event = event(event_type, state_key, "@you:example.org", &content);
         let actions = by_us(&predefined(user), &event, members, true, user, "me");
         assert_eq!(actions, expect, "{event_type} {content}");
         let own = self::event(event_type, state_key, me, &content);
-        assert_eq!(by_us(&predefined(user), &own, members, true, user, "me"), "[]", "own events");
+        assert_eq!(
+            by_us(&predefined(user), &own, members, true, user, "me"),
+            "[]",
+            "own events"
+        );
     }
 }
 
 #[test]
 fn the_room_is_notified_only_by_those_who_may() {
     let user = user_id!("@me:example.org");
-    let event = event("m.room.message", None, "@you:example.org", &json!({ "m.mentions": { "room": true } }));
-    assert_eq!(by_us(&predefined(user), &event, 3, false, user, "me"), r#"["notify"]"#);
+    let event = event(
+        "m.room.message",
+        None,
+        "@you:example.org",
+        &json!({ "m.mentions": { "room": true } }),
+    );
+    assert_eq!(
+        by_us(&predefined(user), &event, 3, false, user, "me"),
+        r#"["notify"]"#
+    );
 }
 
 /// Rules of every kind that a user may have made, some of them switched off.
 fn own_rules(choice: u32) -> Ruleset {
     let user = user_id!("@me:example.org");
-    let rule = |id: &str, enabled: bool, conditions: Value, actions: Value| {
-        json!({ "rule_id": id, "default": id.starts_with('.'), "enabled": enabled, "conditions": conditions, "actions": actions })
-    };
+    let rule = |id: &str, enabled: bool, conditions: Value, actions: Value| json!({ "rule_id": id, "default": id.starts_with('.'), "enabled": enabled, "conditions": conditions, "actions": actions });
     let on = |bit: u32| choice & (1 << bit) != 0;
     let extra = json!({
         "override": [
@@ -183,7 +313,12 @@ fn content() -> impl Strategy<Value = Value> {
     let of = |strategy: BoxedStrategy<Value>| optional(strategy);
     let fields: [(&str, BoxedStrategy<Value>); 9] = [
         ("body", body.prop_map(Value::from).boxed()),
-        ("m.relates_to", relation.prop_map(|kind| json!({ "rel_type": kind, "event_id": "$x" })).boxed()),
+        (
+            "m.relates_to",
+            relation
+                .prop_map(|kind| json!({ "rel_type": kind, "event_id": "$x" }))
+                .boxed(),
+        ),
         ("m.mentions", mentions.boxed()),
         ("msgtype", msgtype.prop_map(Value::from).boxed()),
         ("membership", membership.prop_map(Value::from).boxed()),
@@ -192,9 +327,11 @@ fn content() -> impl Strategy<Value = Value> {
         ("n", (4..6).prop_map(Value::from).boxed()),
         ("list", Just(json!(["x", 1, null, {}])).boxed()),
     ];
-    fields.map(|(name, strategy)| of(strategy).prop_map(move |value| value.map(|value| (name.to_owned(), value)))).prop_map(
-        |fields| Value::Object(fields.into_iter().flatten().collect()),
-    )
+    fields
+        .map(|(name, strategy)| {
+            of(strategy).prop_map(move |value| value.map(|value| (name.to_owned(), value)))
+        })
+        .prop_map(|fields| Value::Object(fields.into_iter().flatten().collect()))
 }
 
 proptest! {
@@ -231,8 +368,15 @@ fn only_untouched_rules_are_predefined() {
     let strange = <&UserId>::try_from("@m*:example.org").expect("a historical id");
     assert!(!Rules::new(&predefined(strange), strange).are_predefined);
     let mut muted = predefined(user);
-    muted.set_enabled(ruma::push::RuleKind::Override, ".m.rule.master", true).expect("there");
+    muted
+        .set_enabled(ruma::push::RuleKind::Override, ".m.rule.master", true)
+        .expect("there");
     assert!(!Rules::new(&muted, user).are_predefined);
-    let event = event("m.room.message", None, "@you:example.org", &json!({ "m.mentions": { "user_ids": [user] } }));
+    let event = event(
+        "m.room.message",
+        None,
+        "@you:example.org",
+        &json!({ "m.mentions": { "user_ids": [user] } }),
+    );
     assert_eq!(by_us(&muted, &event, 2, true, user, "me"), "[]");
 }

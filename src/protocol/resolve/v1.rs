@@ -4,7 +4,9 @@
 
 use std::{cmp::Reverse, collections::HashMap, sync::Arc};
 
-use ruma::{OwnedEventId, events::StateEventType, room_version_rules::RoomVersionRules, state_res::StateMap};
+use ruma::{
+    OwnedEventId, events::StateEventType, room_version_rules::RoomVersionRules, state_res::StateMap,
+};
 use sha1::{Digest, Sha1};
 
 use super::{Sources, Unresolvable};
@@ -26,11 +28,32 @@ pub(super) fn resolve(
         }
     }
 
-    let mut resolved = Resolved { rules, sources, state: HashMap::new() };
-    let passes = [StateEventType::RoomPowerLevels, StateEventType::RoomJoinRules, StateEventType::RoomMember];
+    // A key that only some of the states have is no conflict, as long as these have the same event for it.
+    let mut state = HashMap::new();
+    conflicts.retain(|key, events| match &**events {
+        [event] => {
+            state.insert(key.clone(), event.clone());
+            false
+        }
+        _ => true,
+    });
+    let mut resolved = Resolved {
+        rules,
+        sources,
+        state,
+    };
+    let passes = [
+        StateEventType::RoomPowerLevels,
+        StateEventType::RoomJoinRules,
+        StateEventType::RoomMember,
+    ];
     for pass in &passes {
         // What one member's conflict becomes can decide another's, so that their order matters.
-        let mut keys: Vec<_> = conflicts.keys().filter(|(event_type, _)| event_type == pass).cloned().collect();
+        let mut keys: Vec<_> = conflicts
+            .keys()
+            .filter(|(event_type, _)| event_type == pass)
+            .cloned()
+            .collect();
         keys.sort();
         for key in keys {
             let events = conflicts.remove(&key).unwrap_or_default();
@@ -43,7 +66,11 @@ pub(super) fn resolve(
         .filter_map(|(key, events)| resolved.best_allowed(events).map(|event| (key, event)))
         .collect();
     resolved.state.extend(others);
-    Ok(resolved.state.into_iter().map(|(key, event)| (key, event.header.id.clone())).collect())
+    Ok(resolved
+        .state
+        .into_iter()
+        .map(|(key, event)| (key, event.header.id.clone()))
+        .collect())
 }
 
 struct Resolved<'a> {
@@ -74,11 +101,12 @@ impl Resolved<'_> {
     }
 
     fn allows(&self, event: &Event) -> bool {
-        let lookup = |event_type: &StateEventType, state_key: &str| {
-            match self.state.get(&(event_type.clone(), state_key.to_owned())) {
-                Some(event) => Some(event.clone()),
-                None => (self.sources.event)(&(self.sources.agreed)(event_type, state_key)?),
-            }
+        let lookup = |event_type: &StateEventType, state_key: &str| match self
+            .state
+            .get(&(event_type.clone(), state_key.to_owned()))
+        {
+            Some(event) => Some(event.clone()),
+            None => (self.sources.event)(&(self.sources.agreed)(event_type, state_key)?),
         };
         auth::check_against(self.rules, &event, lookup).is_ok()
     }
