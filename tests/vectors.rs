@@ -2,6 +2,8 @@
 //!
 //! The data lies in `tests/vectors/`. Nothing there was made by running this program or the libraries that it uses.
 
+#[path = "vectors/auth.rs"]
+mod auth;
 #[path = "vectors/redaction.rs"]
 mod redaction;
 #[path = "vectors/signing.rs"]
