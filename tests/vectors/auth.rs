@@ -215,6 +215,33 @@ impl Room {
 }
 
 #[test]
+fn what_was_rejected_authorises_nothing() {
+    let row = json!({
+        "rule": "an event does not cite what was rejected", "members": { "@user:example.org": "join" },
+        "event": { "type": "m.room.message", "sender": "@user:example.org", "content": {} },
+    });
+    let row: Row = serde_json::from_value(row).expect("a row");
+    let member = (StateEventType::RoomMember, "@user:example.org".to_owned());
+    for (version, rules) in super::versions() {
+        let mut room = Room::new(version, rules, &row);
+        assert_eq!(
+            room.check(&room.event("new", &row.event)),
+            Ok(()),
+            "version {version}"
+        );
+        let id = room.state.get(&member).expect("in the state");
+        let stored = room
+            .events
+            .get_mut(id)
+            .and_then(Arc::get_mut)
+            .expect("not shared");
+        stored.header.flags.rejected = true;
+        let verdict = room.check(&room.event("new", &row.event));
+        assert!(verdict.is_err(), "version {version}");
+    }
+}
+
+#[test]
 fn rule_by_rule() {
     let rows: Vec<Row> = super::data(include_str!("auth.json"));
     let mut wrong = Vec::new();
