@@ -24,12 +24,15 @@ run: build ## Start a node with its data in ./data
 	@exec "$$CARGO_TARGET_DIR/release/kontor" serve
 
 .PHONY: test
-test: deps ## Run every test: ours, then real clients against the real program
+test: deps ## Run every test that needs no other program
 	@scripts/deps.sh test
 	$(CARGO) test --locked
-	@if [ -x tests/clients/run.sh ]; then \
-		$(CARGO) build --locked && KONTOR_BIN="$$CARGO_TARGET_DIR/debug/kontor" tests/clients/run.sh; \
-	fi
+
+.PHONY: clients
+clients: deps ## Run real Matrix clients against the real program
+	@scripts/deps.sh test
+	$(CARGO) build --locked
+	@KONTOR_BIN="$$CARGO_TARGET_DIR/debug/kontor" tests/clients/run.sh
 
 .PHONY: fmt
 fmt: ## Format the code

@@ -12,14 +12,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::Clock,
-    config::{Config, RegistrationMode},
+    config::{self, Config, RegistrationMode},
     http::serve::{ListenError, Listeners},
+    store::{self, Store},
 };
 
 /// A node that is ready to answer.
-#[derive(Debug)]
 pub struct App {
     config: Config,
+    store: Store,
     router: Router,
     listeners: Listeners,
     /// Cancelled when the node shall stop; everything that waits listens to it.
@@ -45,6 +46,9 @@ pub enum StartError {
     /// Another node holds the lock of this data directory.
     #[error("another node already runs on the data directory {0}")]
     InUse(PathBuf),
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(store::Error),
     /// An address or a certificate.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -62,6 +66,12 @@ impl StartError {
             }
             Self::InUse(_) => {
                 "Stop the other node first, or give this one its own server.data_dir."
+            }
+            Self::Store(store::Error::Schema { .. }) => {
+                "Install the version that wrote it, or a newer one."
+            }
+            Self::Store(_) => {
+                "Look whether the disk is full or broken; if a copy of the directory works, use that."
             }
             Self::Listen(ListenError::Bind { .. }) => {
                 "Stop what uses the address, or choose another (port 0 takes any free one)."
@@ -83,10 +93,13 @@ impl App {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let clock = Clock::real();
         create_data_dir(&config.server.data_dir)?;
+        // Before anything else is touched, so that a second node on the same directory changes nothing.
+        let store = open_store(&config)?;
         let router = Router::new();
         let listeners = Listeners::bind(&config, clock).await?;
         Ok(Self {
             config,
+            store,
             router,
             listeners,
             stop: CancellationToken::new(),
@@ -102,6 +115,7 @@ impl App {
             shutdown.await;
             stop.cancel();
         });
+        self.store.close();
     }
 
     /// Walks the whole store and tells each broken invariant in one line.
@@ -109,8 +123,13 @@ impl App {
     /// # Errors
     /// When the store cannot be opened.
     pub fn check(config: &Config) -> Result<Vec<String>, StartError> {
-        create_data_dir(&config.server.data_dir)?;
-        Ok(Vec::new())
+        let store = open_store(config)?;
+        let mut complaints = Vec::new();
+        store
+            .check(|complaint| complaints.push(complaint))
+            .map_err(StartError::Store)?;
+        store.close();
+        Ok(complaints)
     }
 
     /// What the person who started the node needs to know now.
@@ -122,6 +141,23 @@ impl App {
             self.first_token.as_deref(),
         )
     }
+}
+
+fn open_store(config: &Config) -> Result<Store, StartError> {
+    let options = store::Options {
+        directory: config.server.data_dir.clone(),
+        sync: match config.database.sync {
+            config::Sync::Always => store::Sync::Always,
+            config::Sync::Interval => store::Sync::Interval,
+            config::Sync::Never => store::Sync::Never,
+        },
+        memory: usize::try_from(config.database.memory.bytes()).unwrap_or(usize::MAX),
+    };
+    Store::open(&options).map_err(|error| match error {
+        store::Error::Locked(directory) => StartError::InUse(directory),
+        store::Error::Directory(path, source) => StartError::DataDir { path, source },
+        error => StartError::Store(error),
+    })
 }
 
 fn create_data_dir(path: &Path) -> Result<(), StartError> {
