@@ -1,7 +1,5 @@
 //! What one commit writes, and who is to be woken when it is durable.
 
-use std::{collections::HashSet, sync::Arc};
-
 use rocksdb::WriteBatch;
 
 use super::{
@@ -9,6 +7,9 @@ use super::{
     open::Inner,
 };
 use crate::protocol::ids::{Position, RoomNid, UserNid};
+
+/// A set of users; copies share their nodes.
+pub type Members = imbl::HashSet<UserNid>;
 
 /// Users for whom something has changed, written beside the row that changed.
 #[derive(Clone, Debug)]
@@ -25,7 +26,7 @@ pub enum Users {
     /// One user.
     One(UserNid),
     /// All of these.
-    Many(Arc<HashSet<UserNid>>),
+    Many(Members),
 }
 
 /// Typed puts and deletes for one commit.
@@ -71,13 +72,7 @@ impl<'s> Batch<'s> {
     }
 
     /// Tells many users, once the batch is durable, that something in a room changed at `position`.
-    pub fn touch_users(
-        &mut self,
-        position: Position,
-        users: Arc<HashSet<UserNid>>,
-        room: RoomNid,
-        kinds: Kinds,
-    ) {
+    pub fn touch_users(&mut self, position: Position, users: Members, room: RoomNid, kinds: Kinds) {
         let change = Change {
             room: Some(room),
             kinds,

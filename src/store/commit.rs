@@ -5,7 +5,7 @@
 //! commits go on meanwhile.
 
 use std::{
-    sync::{Arc, Weak},
+    sync::{Arc, Weak, atomic::Ordering},
     thread::JoinHandle,
 };
 
@@ -72,7 +72,7 @@ pub struct Committed<R> {
 impl Store {
     /// Runs `write` under the commit lock and writes what it put into the batch, all or nothing.
     ///
-    /// The closure only encodes: everything it needs was read before. When it fails, nothing is written and no
+    /// The closure should only encode; what it reads delays everyone. When it fails, nothing is written and no
     /// position is used.
     pub fn commit<R>(
         &self,
@@ -104,6 +104,7 @@ impl Store {
             commits.dirty = true;
         }
         commits.next = next;
+        inner.committed.store(next - 1, Ordering::Release);
         commits.touches.extend(touches);
         commits.unpublished = true;
         let committed = Committed {

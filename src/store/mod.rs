@@ -17,7 +17,7 @@ mod view;
 use std::{path::PathBuf, sync::Arc};
 
 pub use self::{
-    batch::{Batch, Touch},
+    batch::{Batch, Members, Touch},
     check::Complaint,
     codec::{Record, Value},
     commit::Committed,

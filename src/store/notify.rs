@@ -149,7 +149,7 @@ impl Notify {
                 Users::Many(many) => {
                     users
                         .iter()
-                        .filter(|(user, _)| many.contains(user))
+                        .filter(|(user, _)| many.contains(*user))
                         .for_each(|(_, live)| record(live));
                 }
             }

@@ -2,7 +2,10 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     thread::JoinHandle,
     time::Duration,
 };
@@ -57,6 +60,8 @@ pub(super) struct Inner {
     pub(super) db: Arc<DB>,
     pub(super) sync: Sync,
     pub(super) commits: Mutex<Commits>,
+    /// The last position handed out; read without the lock, also from inside a commit.
+    pub(super) committed: AtomicU64,
     /// Rung when there is something to make durable, or when the store closes.
     pub(super) unsynced: Condvar,
     published: RwLock<Arc<Published>>,
@@ -102,6 +107,7 @@ impl Store {
         let inner = Arc::new(Inner {
             sync: options.sync,
             commits: Mutex::new(Commits::starting_at(start)),
+            committed: AtomicU64::new(start),
             unsynced: Condvar::new(),
             published: RwLock::new(Arc::new(Published {
                 position: Position(start),
@@ -159,7 +165,7 @@ impl Inner {
     }
 
     pub(super) fn committed(&self) -> Position {
-        self.commits.lock().position()
+        Position(self.committed.load(Ordering::Acquire))
     }
 }
 

@@ -7,7 +7,7 @@ use super::{
     schema::{META, NODE},
     *,
 };
-use crate::protocol::ids::{EventNid, Position, RoomNid, SnapshotId, StateKeyNid, UserNid};
+use crate::protocol::ids::{EventNid, RoomNid, SnapshotId, StateKeyNid, UserNid};
 
 fn options(directory: &std::path::Path) -> Options {
     Options {
@@ -165,7 +165,8 @@ fn every_change_is_found_between_two_views() {
     let (_directory, store) = open();
     let user = UserNid(7);
     let live = store.notify().follow(user, || store.view().position());
-    let mut since = store.view().position();
+    let start = store.view().position();
+    let mut since = start;
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for room in 0..100 {
@@ -194,7 +195,19 @@ fn every_change_is_found_between_two_views() {
             since = until;
         }
     });
-    assert!(matches!(live.changes(Position(0), since), Changes::Unknown));
+    for _ in 0..100 {
+        let _not_awaited = store
+            .commit(|batch| {
+                let position = batch.position();
+                batch.touch_user(position, user, None, Kinds::ACCOUNT_DATA);
+                Ok(())
+            })
+            .unwrap();
+    }
+    store.close();
+    let now = store.view().position();
+    assert!(matches!(live.changes(start, now), Changes::Unknown));
+    assert!(matches!(live.changes(now, now), Changes::None));
 }
 
 #[test]
