@@ -4,5 +4,6 @@ pub mod body;
 mod connection;
 pub mod limits;
 pub mod peer;
+mod respond;
 pub mod serve;
 mod tls;

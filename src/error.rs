@@ -1,0 +1,143 @@
+//! What can go wrong with a request, and its one mapping to an HTTP status and an errcode.
+//!
+//! A lookup that finds nothing is not an error; whoever needs the thing says so with [`Error::not_found`]. Errors are
+//! logged once, where they are answered.
+
+use http::StatusCode;
+use ruma::api::client::uiaa::UiaaInfo;
+use serde_json::{Map, Value};
+
+use crate::{
+    protocol::{auth::Denied, integrity::BadEvent},
+    store,
+};
+
+/// Why a request was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Said on purpose and shown as it is.
+    #[error("{errcode}: {message}")]
+    Api {
+        /// The status of the answer.
+        status: StatusCode,
+        /// The error code of the specification.
+        errcode: &'static str,
+        /// What to do about it, for people.
+        message: String,
+        /// Further members of the answer, such as `soft_logout`.
+        more: Map<String, Value>,
+    },
+    /// The client must authenticate further. See "User-Interactive Authentication API".
+    #[error("further authentication is needed")]
+    Uiaa(Box<UiaaInfo>),
+    /// The room's rules forbid the event.
+    #[error("the room does not allow it: {0}")]
+    Denied(#[from] Denied),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// Something that should not happen did.
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// What a use case gives.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// Any answer of the specification.
+    pub fn api(status: StatusCode, errcode: &'static str, message: impl Into<String>) -> Self {
+        Self::Api {
+            status,
+            errcode,
+            message: message.into(),
+            more: Map::new(),
+        }
+    }
+
+    /// 404 M_NOT_FOUND: what the client asked for is not there, or not for this client to see.
+    pub fn not_found(what: &str) -> Self {
+        Self::api(
+            StatusCode::NOT_FOUND,
+            "M_NOT_FOUND",
+            format!("{what} was not found"),
+        )
+    }
+
+    /// 403 M_FORBIDDEN.
+    pub fn forbidden(message: impl Into<String>) -> Self {
+        Self::api(StatusCode::FORBIDDEN, "M_FORBIDDEN", message)
+    }
+
+    /// 400 M_BAD_JSON: JSON of the wrong shape.
+    pub fn bad_json(message: impl Into<String>) -> Self {
+        Self::api(StatusCode::BAD_REQUEST, "M_BAD_JSON", message)
+    }
+
+    /// 400 M_INVALID_PARAM: a parameter that can not be.
+    pub fn invalid_param(message: impl Into<String>) -> Self {
+        Self::api(StatusCode::BAD_REQUEST, "M_INVALID_PARAM", message)
+    }
+
+    /// 400 M_MISSING_PARAM.
+    pub fn missing_param(name: &str) -> Self {
+        Self::api(
+            StatusCode::BAD_REQUEST,
+            "M_MISSING_PARAM",
+            format!("`{name}` is missing"),
+        )
+    }
+
+    /// 413 M_TOO_LARGE.
+    pub fn too_large(message: impl Into<String>) -> Self {
+        Self::api(StatusCode::PAYLOAD_TOO_LARGE, "M_TOO_LARGE", message)
+    }
+
+    /// Adds a member to the answer.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        if let Self::Api { more, .. } = &mut self {
+            more.insert(name.to_owned(), value.into());
+        }
+        self
+    }
+
+    /// The status, errcode and text of the answer. What went wrong inside the node stays in its log.
+    pub fn answer(&self) -> (StatusCode, &'static str, String) {
+        match self {
+            Self::Api {
+                status,
+                errcode,
+                message,
+                ..
+            } => (*status, errcode, message.clone()),
+            Self::Uiaa(_) => (StatusCode::UNAUTHORIZED, "M_FORBIDDEN", self.to_string()),
+            Self::Denied(denied) => (StatusCode::FORBIDDEN, "M_FORBIDDEN", denied.to_string()),
+            Self::Store(store::Error::Closed) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "M_UNKNOWN",
+                "The server is stopping; try again soon".to_owned(),
+            ),
+            Self::Store(_) | Self::Internal(_) => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "M_UNKNOWN",
+                "The server failed; its administrator finds the reason in the log".to_owned(),
+            ),
+        }
+    }
+
+    /// Whether the node is to blame, so that its log must say more.
+    pub fn is_internal(&self) -> bool {
+        matches!(self, Self::Store(_) | Self::Internal(_))
+    }
+}
+
+/// An event that a client wants to send and that can not be made.
+impl From<BadEvent> for Error {
+    fn from(bad: BadEvent) -> Self {
+        match bad {
+            BadEvent::TooLarge { .. } => Self::too_large(bad.to_string()),
+            _ => Self::bad_json(bad.to_string()),
+        }
+    }
+}

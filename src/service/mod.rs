@@ -1,0 +1,57 @@
+//! Use cases: each opens a view, decides, and commits. Built bottom-up, each part given only what it uses.
+
+pub mod accounts;
+pub mod keyring;
+pub mod rooms;
+
+use std::sync::Arc;
+
+use self::{keyring::Keyring, rooms::Rooms};
+use crate::{
+    clock::{Clock, Entropy},
+    config::Config,
+    error::Result,
+    store::Store,
+};
+
+/// Everything the node can do.
+pub struct Services {
+    /// The configuration in force.
+    pub config: Arc<Config>,
+    /// The time.
+    pub clock: Clock,
+    /// Randomness.
+    pub entropy: Entropy,
+    /// Rooms and their events.
+    pub rooms: Arc<Rooms>,
+    store: Store,
+}
+
+impl Services {
+    /// Builds the services over an open store.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn new(config: Arc<Config>, clock: Clock, entropy: Entropy, store: Store) -> Result<Self> {
+        let keyring = Arc::new(Keyring::open(&store, &entropy, &config.server.name)?);
+        let rooms = Arc::new(Rooms::new(
+            store.clone(),
+            clock.clone(),
+            entropy.clone(),
+            keyring,
+            &config,
+        ));
+        Ok(Self {
+            config,
+            clock,
+            entropy,
+            rooms,
+            store,
+        })
+    }
+
+    /// The store, for those who wait and for those who start and stop it.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+}

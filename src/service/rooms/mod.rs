@@ -1,0 +1,63 @@
+//! Rooms and their events: the only place that writes them.
+
+mod append;
+mod head;
+mod read;
+
+use std::sync::Arc;
+
+use quick_cache::sync::Cache;
+use ruma::{OwnedServerName, RoomVersionId};
+
+use self::head::Heads;
+pub use self::{
+    append::{NewEvent, Run},
+    head::{RoomGuard, RoomHead},
+    read::Stored,
+};
+use super::keyring::Keyring;
+use crate::{
+    clock::{Clock, Entropy},
+    config::Config,
+    protocol::ids::EventNid,
+    store::Store,
+};
+
+/// Rooms and their events.
+pub struct Rooms {
+    store: Store,
+    clock: Clock,
+    entropy: Entropy,
+    keyring: Arc<Keyring>,
+    heads: Heads,
+    events: Cache<EventNid, Arc<Stored>, read::Weigh>,
+    default_version: RoomVersionId,
+    server_name: OwnedServerName,
+}
+
+impl Rooms {
+    pub(super) fn new(
+        store: Store,
+        clock: Clock,
+        entropy: Entropy,
+        keyring: Arc<Keyring>,
+        config: &Config,
+    ) -> Self {
+        let budget = config.database.memory.bytes() / 8;
+        Self {
+            heads: Heads::default(),
+            events: Cache::with_weighter(4096, budget, read::Weigh),
+            default_version: config.server.default_room_version.clone(),
+            server_name: keyring.name().to_owned(),
+            store,
+            clock,
+            entropy,
+            keyring,
+        }
+    }
+
+    /// The version of rooms that are created without naming one.
+    pub fn default_version(&self) -> &RoomVersionId {
+        &self.default_version
+    }
+}
