@@ -1,11 +1,12 @@
 //! Use cases: each opens a view, decides, and commits. Built bottom-up, each part given only what it uses.
 
-pub mod accounts;
 pub mod keyring;
+mod requester;
 pub mod rooms;
 
 use std::sync::Arc;
 
+pub use self::requester::Requester;
 use self::{keyring::Keyring, rooms::Rooms};
 use crate::{
     clock::{Clock, Entropy},

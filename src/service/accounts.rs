@@ -1,1 +1,0 @@
-//! Who people are and what is theirs.
