@@ -29,8 +29,8 @@ use crate::{
         notify::Kinds,
         schema::{
             AUTH_EDGES, CURRENT_STATE, EVENT_NIDS, EVENTS, EventList, EventRow, Facts, MemberRow,
-            RELATIONS, ROOM_HEADS, ROOM_MEMBERS, TIMELINE, TRANSACTIONS, TransactionRow,
-            USER_ROOMS,
+            RELATIONS, ROOM_HEADS, ROOM_MEMBERS, RelationRow, TIMELINE, TRANSACTIONS,
+            TransactionRow, USER_ROOMS,
         },
     },
 };
@@ -72,7 +72,15 @@ struct Drafted {
     state: Option<StateDelta>,
     relation: Option<(EventNid, String)>,
     thread: Option<OwnedEventId>,
-    redacted: Option<(EventNid, EventRow)>,
+    redacted: Option<Redacted>,
+}
+
+/// An event that a run empties.
+struct Redacted {
+    nid: EventNid,
+    row: EventRow,
+    /// What it related to, and how: it does so no longer.
+    relation: Option<(EventNid, String)>,
 }
 
 struct StateDelta {
@@ -437,7 +445,7 @@ impl<'r> Run<'r> {
     }
 
     /// The event that this one redacts, emptied, if its sender may do that.
-    fn redacted(&self, event: &Event) -> Result<Option<(EventNid, EventRow)>> {
+    fn redacted(&self, event: &Event) -> Result<Option<Redacted>> {
         let Some(target) = &event.header.redacts else {
             return Ok(None);
         };
@@ -465,10 +473,18 @@ impl<'r> Run<'r> {
         let mut emptied = Event::new(header.id.clone(), header.room_id.clone(), &emptied, rules)
             .map_err(|e| damaged(&e))?;
         emptied.header.flags = header.flags;
-        Ok(Some((
-            target.nid,
-            EventRow::new(&emptied, target.facts.clone()),
-        )))
+        let relation = match &header.relation {
+            Some(relation) => self
+                .rooms
+                .find_event(&self.view, &relation.event_id)?
+                .map(|parent| (parent.nid, relation.rel_type.clone())),
+            None => None,
+        };
+        Ok(Some(Redacted {
+            nid: target.nid,
+            row: EventRow::new(&emptied, target.facts.clone()),
+            relation,
+        }))
     }
 }
 
@@ -573,7 +589,11 @@ fn write(
             &EventList(item.auth.iter().copied().map(number).collect()),
         );
         if let Some((parent, kind)) = &item.relation {
-            RELATIONS.put(batch, &(*parent, kind.as_str(), nid.live_order()), &(nid,));
+            let row = RelationRow {
+                event: nid,
+                sender: rooms.store.user_nid(&header.sender)?,
+            };
+            RELATIONS.put(batch, &(*parent, kind.as_str(), nid.live_order()), &row);
         }
         if let Some(origin) = &facts.origin {
             let sender = rooms.store.user_nid(&header.sender)?;
@@ -587,9 +607,17 @@ fn write(
                 &row,
             );
         }
-        if let Some((target, mut row)) = item.redacted {
+        if let Some(Redacted {
+            nid: target,
+            mut row,
+            relation,
+        }) = item.redacted
+        {
             row.facts.redacted_by = Some(nid);
             EVENTS.put(batch, &(target,), &row);
+            if let (Some((parent, kind)), Some(order)) = (relation, row.facts.order) {
+                RELATIONS.delete(batch, &(parent, kind, order));
+            }
             let (event, facts) = row.into_parts();
             changed.push(Stored {
                 nid: target,
