@@ -241,3 +241,6 @@ fn replaces(edit: &Stored, original: &Stored) -> bool {
         && (edit.event.header.event_type == TimelineEventType::RoomEncrypted
             || edit.event.content_as::<Content>().is_ok())
 }
+
+#[cfg(test)]
+mod tests;
