@@ -8,7 +8,10 @@ use ruma::api::client::uiaa::UiaaInfo;
 use serde_json::{Map, Value};
 
 use crate::{
-    protocol::{auth::Denied, integrity::BadEvent},
+    protocol::{
+        auth::Denied,
+        integrity::{BadEvent, BadJson},
+    },
     store,
 };
 
@@ -139,5 +142,16 @@ impl From<BadEvent> for Error {
             BadEvent::TooLarge { .. } => Self::too_large(bad.to_string()),
             _ => Self::bad_json(bad.to_string()),
         }
+    }
+}
+
+/// Content that a client wants to send and that can not be signed.
+impl From<BadJson> for Error {
+    fn from(bad: BadJson) -> Self {
+        let errcode = match bad {
+            BadJson::NotJson { .. } => "M_NOT_JSON",
+            _ => "M_BAD_JSON",
+        };
+        Self::api(StatusCode::BAD_REQUEST, errcode, bad.to_string())
     }
 }

@@ -1,13 +1,14 @@
 //! Use cases: each opens a view, decides, and commits. Built bottom-up, each part given only what it uses.
 
 pub mod keyring;
+pub mod lifecycle;
 mod requester;
 pub mod rooms;
 
 use std::sync::Arc;
 
 pub use self::requester::Requester;
-use self::{keyring::Keyring, rooms::Rooms};
+use self::{keyring::Keyring, lifecycle::Lifecycle, rooms::Rooms};
 use crate::{
     clock::{Clock, Entropy},
     config::Config,
@@ -25,6 +26,8 @@ pub struct Services {
     pub entropy: Entropy,
     /// Rooms and their events.
     pub rooms: Arc<Rooms>,
+    /// What begins, changes and ends a user's part in rooms.
+    pub lifecycle: Lifecycle,
     store: Store,
 }
 
@@ -42,11 +45,13 @@ impl Services {
             keyring,
             &config,
         ));
+        let lifecycle = Lifecycle::new(store.clone(), rooms.clone());
         Ok(Self {
             config,
             clock,
             entropy,
             rooms,
+            lifecycle,
             store,
         })
     }

@@ -3,16 +3,19 @@
 //!
 //! Numbers are given inside the commit, so until then the events of a run refer to each other by their place in it.
 
+mod known;
+mod write;
+
 use std::{cell::RefCell, collections::HashMap};
 
 use ruma::{
-    CanonicalJsonObject, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedUserId, RoomId,
-    UInt, UserId,
+    CanonicalJsonObject, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedUserId, UInt,
+    UserId,
     events::{StateEventType, TimelineEventType, room::member::MembershipState},
-    state_res,
 };
 use serde_json::value::RawValue;
 
+use self::{known::Known, write::write};
 use super::{RoomHead, Rooms, Stored};
 use crate::{
     error::{Error, Result},
@@ -21,17 +24,11 @@ use crate::{
         event::{Event, Origin},
         ids::{EventNid, Position, StateKeyNid, UserNid},
         integrity,
-        summary::Counts,
         template::{self, Draft, Legacy},
     },
     store::{
         self, Batch, View,
-        notify::Kinds,
-        schema::{
-            AUTH_EDGES, CURRENT_STATE, EVENT_NIDS, EVENTS, EventList, EventRow, Facts, MemberRow,
-            RELATIONS, ROOM_HEADS, ROOM_MEMBERS, RelationRow, TIMELINE, TRANSACTIONS,
-            TransactionRow, USER_ROOMS,
-        },
+        schema::{EventRow, MemberRow, ROOM_HEADS, ROOM_MEMBERS},
     },
 };
 
@@ -55,7 +52,42 @@ pub struct NewEvent {
     /// The event to redact.
     pub redacts: Option<OwnedEventId>,
     /// The device's transaction.
-    pub origin: Option<Origin>,
+    pub transaction: Option<Transaction>,
+}
+
+/// What a device asked for, so that asking again gives the same answer.
+#[derive(Clone, Debug)]
+pub struct Transaction {
+    /// The device and its own name of the transaction.
+    pub origin: Origin,
+    /// The endpoint and its path, within which that name means one thing.
+    pub scope: String,
+}
+
+impl Transaction {
+    /// What names it among all transactions of the device.
+    pub fn key(&self) -> String {
+        format!("{}/{}", self.scope, self.origin.txn_id)
+    }
+}
+
+impl NewEvent {
+    /// A state event.
+    pub fn state(
+        sender: &UserId,
+        event_type: StateEventType,
+        state_key: &str,
+        content: CanonicalJsonObject,
+    ) -> Self {
+        Self {
+            sender: sender.to_owned(),
+            event_type: event_type.into(),
+            state_key: Some(state_key.to_owned()),
+            content,
+            redacts: None,
+            transaction: None,
+        }
+    }
 }
 
 /// An event before it has a number: one that is stored, or one of the same run.
@@ -67,7 +99,7 @@ enum Ref {
 
 struct Drafted {
     event: Event,
-    origin: Option<Origin>,
+    transaction: Option<Transaction>,
     auth: Vec<Ref>,
     state: Option<StateDelta>,
     relation: Option<(EventNid, String)>,
@@ -105,7 +137,6 @@ pub struct Run<'r> {
     overlay: HashMap<StateKeyNid, usize>,
     prev: Vec<OwnedEventId>,
     depth: u64,
-    last_ts: Option<u64>,
 }
 
 /// What a run has written.
@@ -132,7 +163,6 @@ impl<'r> Run<'r> {
             overlay: HashMap::new(),
             prev,
             depth,
-            last_ts: None,
         }
     }
 
@@ -171,8 +201,6 @@ impl<'r> Run<'r> {
     /// [`Error::Denied`] when the room does not allow it; the run is then as it was before.
     pub fn add(&mut self, new: NewEvent) -> Result<OwnedEventId> {
         let rules = self.head.rules;
-        let store = &self.rooms.store;
-        let event_type = new.event_type.to_string();
 
         let content = integrity::canonical(&new.content);
         let raw: &RawValue =
@@ -197,7 +225,7 @@ impl<'r> Run<'r> {
         let now = self.rooms.clock.now_ms();
         let legacy = self.legacy(&auth_ids)?;
         let draft = Draft {
-            room_id: Some(self.head.id.clone()).filter(|_| !self.is_unnamed_create(&new)),
+            room_id: Some(self.head.id.clone()),
             sender: new.sender.clone(),
             event_type: new.event_type,
             state_key: new.state_key.clone(),
@@ -215,41 +243,53 @@ impl<'r> Run<'r> {
             self.rooms.keyring.name(),
             rules,
         )?;
-        self.check(&event)?;
+        self.admit(event, new.transaction, auth_refs)
+    }
 
-        let state = match &new.state_key {
-            Some(state_key) => Some(self.state_delta(&event, &event_type, state_key)?),
+    /// Adds the create event, which made the room's id and so had to be made before the run.
+    pub fn add_create(&mut self, create: Event) -> Result<OwnedEventId> {
+        self.admit(create, None, Vec::new())
+    }
+
+    /// Checks a finished event and takes note of all that follows from it.
+    fn admit(
+        &mut self,
+        event: Event,
+        transaction: Option<Transaction>,
+        auth: Vec<Ref>,
+    ) -> Result<OwnedEventId> {
+        self.check(&event)?;
+        let header = &event.header;
+        let state = match &header.state_key {
+            Some(key) => Some(self.state_delta(&event, &header.event_type.to_string(), key)?),
             None => None,
         };
-        let relation = match &event.header.relation {
+        let relation = match &header.relation {
             Some(relation) => {
                 let parent = self.rooms.find_event(&self.view, &relation.event_id)?;
                 parent
-                    .filter(|parent| parent.event.header.room_id == event.header.room_id)
+                    .filter(|parent| parent.event.header.room_id == header.room_id)
                     .map(|parent| (parent, relation.rel_type.clone()))
             }
             None => None,
         };
-        let thread = match &event.header.relation {
-            Some(relation) if relation.rel_type == "m.thread" => Some(relation.event_id.clone()),
-            Some(_) => self.thread_of(relation.as_ref().map(|(parent, _)| &**parent))?,
-            None => None,
+        let thread = match (&header.relation, &relation) {
+            (Some(named), _) if named.rel_type == "m.thread" => Some(named.event_id.clone()),
+            (Some(_), Some((parent, _))) => self.thread_of(parent)?,
+            _ => None,
         };
         let redacted = self.redacted(&event)?;
 
-        let id = event.header.id.clone();
-        let index = self.drafted.len();
+        let id = header.id.clone();
         if let Some(delta) = &state {
-            self.overlay.insert(delta.key, index);
+            self.overlay.insert(delta.key, self.drafted.len());
         }
         self.prev = vec![id.clone()];
-        self.depth += 1;
-        self.last_ts = Some(now);
-        let _ = store;
+        self.depth = header.depth;
         self.drafted.push(Drafted {
             event,
-            origin: new.origin,
-            auth: auth_refs,
+            transaction,
+            auth,
             state,
             relation: relation.map(|(parent, kind)| (parent.nid, kind)),
             thread,
@@ -263,16 +303,14 @@ impl<'r> Run<'r> {
         let Self {
             rooms,
             head,
-            view,
             drafted,
             depth,
-            last_ts,
             ..
         } = self;
         let mut next = head.clone();
-        let now = last_ts.unwrap_or_default();
+        let now = rooms.clock.now_ms();
         let committed = rooms.store.commit(|batch| {
-            let stored = write(rooms, &mut next, &view, batch, drafted, now)?;
+            let stored = write(rooms, &mut next, batch, drafted, now)?;
             next.row.depth = depth;
             ROOM_HEADS.put(batch, &(next.nid,), &next.row);
             more(batch)?;
@@ -292,11 +330,6 @@ impl<'r> Run<'r> {
             position: committed.position,
             ids,
         })
-    }
-
-    fn is_unnamed_create(&self, new: &NewEvent) -> bool {
-        new.event_type == TimelineEventType::RoomCreate
-            && !self.head.rules.event_format.require_room_create_room_id
     }
 
     fn find(&self, event_type: &str, state_key: &str) -> Result<Option<Ref>> {
@@ -319,10 +352,9 @@ impl<'r> Run<'r> {
     /// Room versions 1 and 2 name events by our choice and cite them with their hashes.
     fn legacy(&self, auth_ids: &[OwnedEventId]) -> Result<Option<Legacy>> {
         let rules = self.head.rules;
-        if !rules.event_format.require_event_id {
+        let Some(mut legacy) = self.rooms.legacy_id(rules)? else {
             return Ok(None);
-        }
-        let mut reference_hashes = std::collections::BTreeMap::new();
+        };
         for id in self.prev.iter().chain(auth_ids) {
             let object = match self
                 .drafted
@@ -339,18 +371,9 @@ impl<'r> Run<'r> {
                 object.map_err(|e| Error::Internal(format!("event {id} is damaged: {e}")))?;
             let hash = ruma::signatures::reference_hash(&object, rules)
                 .map_err(|e| Error::Internal(e.to_string()))?;
-            reference_hashes.insert(id.clone(), hash);
+            legacy.reference_hashes.insert(id.clone(), hash);
         }
-        let id = format!(
-            "${}:{}",
-            self.rooms.entropy.token(18),
-            self.rooms.server_name
-        );
-        let event_id = EventId::parse(id).map_err(|e| Error::Internal(e.to_string()))?;
-        Ok(Some(Legacy {
-            event_id,
-            reference_hashes,
-        }))
+        Ok(Some(legacy))
     }
 
     fn check(&self, event: &Event) -> Result<()> {
@@ -425,10 +448,7 @@ impl<'r> Run<'r> {
     }
 
     /// The thread of an event that relates to one in a thread, such as an edit or a reaction.
-    fn thread_of(&self, parent: Option<&Stored>) -> Result<Option<OwnedEventId>> {
-        let Some(parent) = parent else {
-            return Ok(None);
-        };
+    fn thread_of(&self, parent: &Stored) -> Result<Option<OwnedEventId>> {
         let mut thread = parent.facts.thread.clone();
         let mut relation = parent.event.header.relation.clone();
         for _ in 0..MAX_RELATION_HOPS {
@@ -493,215 +513,4 @@ fn kept<T>(failure: &RefCell<Option<Error>>, found: Result<Option<T>>) -> Option
         failure.borrow_mut().replace(error);
         None
     })
-}
-
-/// An event that the rules look at.
-enum Known<'a> {
-    Stored(std::sync::Arc<Stored>),
-    Drafted(&'a Event),
-}
-
-impl Known<'_> {
-    fn event(&self) -> &Event {
-        match self {
-            Self::Stored(stored) => &stored.event,
-            Self::Drafted(event) => event,
-        }
-    }
-}
-
-impl state_res::Event for Known<'_> {
-    type Id = OwnedEventId;
-
-    fn event_id(&self) -> &OwnedEventId {
-        self.event().event_id()
-    }
-    fn room_id(&self) -> Option<&RoomId> {
-        self.event().room_id()
-    }
-    fn sender(&self) -> &UserId {
-        self.event().sender()
-    }
-    fn origin_server_ts(&self) -> MilliSecondsSinceUnixEpoch {
-        self.event().origin_server_ts()
-    }
-    fn event_type(&self) -> &TimelineEventType {
-        self.event().event_type()
-    }
-    fn content(&self) -> &RawValue {
-        self.event().content()
-    }
-    fn state_key(&self) -> Option<&str> {
-        self.event().state_key()
-    }
-    fn prev_events(&self) -> Box<dyn DoubleEndedIterator<Item = &OwnedEventId> + '_> {
-        self.event().prev_events()
-    }
-    fn auth_events(&self) -> Box<dyn DoubleEndedIterator<Item = &OwnedEventId> + '_> {
-        self.event().auth_events()
-    }
-    fn redacts(&self) -> Option<&OwnedEventId> {
-        self.event().redacts()
-    }
-    fn rejected(&self) -> bool {
-        self.event().rejected()
-    }
-}
-
-type Outcome = (Vec<Stored>, Vec<Stored>);
-
-/// Gives numbers and encodes. Nothing is read here but what was read before.
-fn write(
-    rooms: &Rooms,
-    head: &mut RoomHead,
-    _view: &View,
-    batch: &mut Batch<'_>,
-    drafted: Vec<Drafted>,
-    now: u64,
-) -> store::Result<Outcome> {
-    let mut nids: Vec<EventNid> = Vec::with_capacity(drafted.len());
-    let (mut written, mut changed) = (Vec::new(), Vec::new());
-    for item in drafted {
-        let position = batch.position();
-        let nid = EventNid(position.0);
-        let number = |found: Ref| match found {
-            Ref::Known(nid) => nid,
-            Ref::InRun(index) => nids[index],
-        };
-        let header = &item.event.header;
-        let facts = Facts {
-            before: head.row.chain.tip,
-            order: Some(nid.live_order()),
-            replaces: item
-                .state
-                .as_ref()
-                .and_then(|state| state.replaces)
-                .map(number),
-            redacted_by: None,
-            thread: item.thread,
-            origin: item.origin,
-        };
-        EVENT_NIDS.put(batch, &(header.id.as_str(),), &(nid,));
-        TIMELINE.put(batch, &(head.nid, nid.live_order()), &(nid,));
-        AUTH_EDGES.put(
-            batch,
-            &(nid,),
-            &EventList(item.auth.iter().copied().map(number).collect()),
-        );
-        if let Some((parent, kind)) = &item.relation {
-            let row = RelationRow {
-                event: nid,
-                sender: rooms.store.user_nid(&header.sender)?,
-            };
-            RELATIONS.put(batch, &(*parent, kind.as_str(), nid.live_order()), &row);
-        }
-        if let Some(origin) = &facts.origin {
-            let sender = rooms.store.user_nid(&header.sender)?;
-            let row = TransactionRow {
-                event_id: header.id.clone(),
-                ts: now,
-            };
-            TRANSACTIONS.put(
-                batch,
-                &(sender, origin.device_id.as_str(), origin.txn_id.as_str()),
-                &row,
-            );
-        }
-        if let Some(Redacted {
-            nid: target,
-            mut row,
-            relation,
-        }) = item.redacted
-        {
-            row.facts.redacted_by = Some(nid);
-            EVENTS.put(batch, &(target,), &row);
-            if let (Some((parent, kind)), Some(order)) = (relation, row.facts.order) {
-                RELATIONS.delete(batch, &(parent, kind, order));
-            }
-            let (event, facts) = row.into_parts();
-            changed.push(Stored {
-                nid: target,
-                event,
-                facts,
-            });
-        }
-        let mut kinds = Kinds::TIMELINE;
-        if let Some(state) = item.state {
-            head.state.insert(state.key, nid);
-            let (chain, after) = (&mut head.row.chain, &head.state);
-            chain.write(
-                &rooms.store,
-                batch,
-                nid.snapshot_after(),
-                after,
-                (vec![(state.key, nid)], Vec::new()),
-            )?;
-            let key = (
-                head.nid,
-                header.event_type.to_string(),
-                header.state_key.clone().unwrap_or_default(),
-            );
-            CURRENT_STATE.put(batch, &key, &(nid,));
-            if let Some(member) = state.member {
-                kinds = kinds.and(Kinds::MEMBERSHIP);
-                write_member(head, batch, position, nid, &member);
-            }
-        }
-        EVENTS.put(batch, &(nid,), &EventRow::new(&item.event, facts.clone()));
-        head.row.extremities = vec![(header.id.clone(), nid)];
-        head.row.last = position;
-        batch.touch_users(position, head.members.clone(), head.nid, kinds);
-        nids.push(nid);
-        written.push(Stored {
-            nid,
-            event: item.event,
-            facts,
-        });
-    }
-    Ok((written, changed))
-}
-
-fn write_member(
-    head: &mut RoomHead,
-    batch: &mut Batch<'_>,
-    position: Position,
-    nid: EventNid,
-    member: &MemberDelta,
-) {
-    let before = member
-        .before
-        .as_ref()
-        .map_or(MembershipState::Leave, |row| row.membership.clone());
-    let same = member
-        .before
-        .as_ref()
-        .filter(|row| row.membership == member.after);
-    let row = MemberRow {
-        membership: member.after.clone(),
-        event: nid,
-        since: same.map_or(position, |row| row.since),
-        // Whoever comes back remembers the room again.
-        forgotten: same.is_some_and(|row| row.forgotten),
-    };
-    ROOM_MEMBERS.put(batch, &(head.nid, member.user), &row);
-    USER_ROOMS.put(batch, &(member.user, head.nid), &row);
-    let counts = Counts {
-        joined: head.row.joined,
-        invited: head.row.invited,
-    }
-    .after(&before, &member.after);
-    (head.row.joined, head.row.invited) = (counts.joined, counts.invited);
-    if member.is_local {
-        batch.touch_user(
-            position,
-            member.user,
-            Some(head.nid),
-            Kinds::TIMELINE.and(Kinds::MEMBERSHIP),
-        );
-        if member.after == MembershipState::Join {
-            head.members.insert(member.user);
-        } else {
-            head.members.remove(&member.user);
-        }
-    }
 }

@@ -1,23 +1,34 @@
 //! The end of a room's graph, and the lock without which nobody can write the room.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use http::StatusCode;
 
 use parking_lot::Mutex;
 use ruma::{
-    OwnedRoomId, RoomId, events::room::member::MembershipState,
+    CanonicalJsonObject, EventId, MilliSecondsSinceUnixEpoch, OwnedRoomId, RoomId, RoomVersionId,
+    UInt, UserId,
+    events::{TimelineEventType, room::member::MembershipState},
     room_version_rules::RoomVersionRules,
 };
 use tokio::sync::OwnedMutexGuard;
 
 use super::Rooms;
+
 use crate::{
     error::{Error, Result},
     protocol::{
-        ids::{RoomNid, UserNid},
+        event::Event,
+        ids::{EventNid, Position, RoomNid, UserNid},
+        template::{self, Draft, Legacy},
         version,
     },
+    service::Requester,
     store::{
-        Members, StateMap,
+        Chain, Members, StateMap,
         schema::{HeadRow, ROOM_HEADS, ROOM_MEMBERS},
     },
 };
@@ -44,6 +55,19 @@ pub struct RoomHead {
 
 /// The right to write a room. Nothing may await the network while holding it.
 pub struct RoomGuard(OwnedMutexGuard<Option<RoomHead>>);
+
+impl Drop for RoomGuard {
+    fn drop(&mut self) {
+        // A room whose first events were refused never existed.
+        if self
+            .0
+            .as_ref()
+            .is_some_and(|head| head.row.extremities.is_empty())
+        {
+            *self.0 = None;
+        }
+    }
+}
 
 impl RoomGuard {
     /// The head.
@@ -75,25 +99,127 @@ impl Rooms {
     /// # Errors
     /// 404 when the room does not exist here.
     pub async fn lock(&self, id: &RoomId) -> Result<RoomGuard> {
-        let nid = self
-            .store
-            .find_room(id)?
-            .ok_or_else(|| Error::not_found("The room"))?;
+        let guard = self.lock_if_any(id).await?;
+        guard.ok_or_else(|| Error::not_found("The room"))
+    }
+
+    async fn lock_if_any(&self, id: &RoomId) -> Result<Option<RoomGuard>> {
+        let Some(nid) = self.store.find_room(id)? else {
+            return Ok(None);
+        };
         let mut guard = self.heads.slot(nid).lock_owned().await;
         if guard.is_none() {
             *guard = self.load(nid, id)?;
         }
-        if guard.is_none() {
-            return Err(Error::not_found("The room"));
-        }
-        Ok(RoomGuard(guard))
+        Ok(guard.is_some().then(|| RoomGuard(guard)))
     }
 
-    /// Takes the lock of a room that does not exist yet, for its first events.
-    pub(super) async fn lock_new(&self, head: RoomHead) -> RoomGuard {
-        let mut guard = self.heads.slot(head.nid).lock_owned().await;
-        *guard = Some(head);
-        RoomGuard(guard)
+    /// Makes the create event of a new room, and takes the lock of the room that it makes.
+    pub async fn begin(
+        &self,
+        creator: &UserId,
+        version: &RoomVersionId,
+        mut content: CanonicalJsonObject,
+    ) -> Result<(RoomGuard, Event)> {
+        let rules = version::rules(version).ok_or_else(|| {
+            Error::api(
+                StatusCode::BAD_REQUEST,
+                "M_UNSUPPORTED_ROOM_VERSION",
+                format!("Room version {version} is not known here"),
+            )
+        })?;
+        content.insert(
+            "room_version".to_owned(),
+            version.as_str().to_owned().into(),
+        );
+        let room_id = if rules.event_format.require_room_create_room_id {
+            let id = format!("!{}:{}", self.entropy.token(18), self.server_name);
+            Some(RoomId::parse(id).map_err(|e| Error::Internal(e.to_string()))?)
+        } else {
+            // The room is named after this event, so two of them must never be the same bytes.
+            content.insert("org.kontor.nonce".to_owned(), self.entropy.token(12).into());
+            None
+        };
+        if !rules.authorization.use_room_create_sender {
+            content.insert("creator".to_owned(), creator.as_str().to_owned().into());
+        }
+        let draft = Draft {
+            room_id,
+            sender: creator.to_owned(),
+            event_type: TimelineEventType::RoomCreate,
+            state_key: Some(String::new()),
+            content,
+            redacts: None,
+            origin_server_ts: MilliSecondsSinceUnixEpoch(UInt::new_saturating(self.clock.now_ms())),
+            prev_events: Vec::new(),
+            auth_events: Vec::new(),
+            depth: 1,
+            legacy: self.legacy_id(rules)?,
+        };
+        let create = template::finish(draft, self.keyring.key(), self.keyring.name(), rules)?;
+        let id = create.header.room_id.clone();
+        let nid = self.store.room_nid(&id)?;
+        let row = HeadRow {
+            version: version.clone(),
+            extremities: Vec::new(),
+            depth: 0,
+            chain: Chain::default(),
+            last: Position(0),
+            create: EventNid(0),
+            joined: 0,
+            invited: 0,
+        };
+        let mut guard = self.heads.slot(nid).lock_owned().await;
+        *guard = Some(RoomHead {
+            nid,
+            id,
+            rules,
+            row,
+            state: StateMap::new(),
+            members: Members::new(),
+        });
+        Ok((RoomGuard(guard), create))
+    }
+
+    /// Room versions 1 and 2 name events by our choice.
+    pub(super) fn legacy_id(&self, rules: &RoomVersionRules) -> Result<Option<Legacy>> {
+        if !rules.event_format.require_event_id {
+            return Ok(None);
+        }
+        let id = format!("${}:{}", self.entropy.token(18), self.server_name);
+        Ok(Some(Legacy {
+            event_id: EventId::parse(id).map_err(|e| Error::Internal(e.to_string()))?,
+            reference_hashes: BTreeMap::new(),
+        }))
+    }
+
+    /// Waits for the lock of a room that the requester has joined.
+    ///
+    /// # Errors
+    /// 403 when they have not, whether the room exists or not.
+    pub async fn lock_for(&self, requester: &Requester, id: &RoomId) -> Result<RoomGuard> {
+        let refused = || Error::forbidden("You are not in this room");
+        let mut guard = self.lock_if_any(id).await?.ok_or_else(refused)?;
+        if guard.head().members.contains(&requester.nid) {
+            Ok(guard)
+        } else {
+            Err(refused())
+        }
+    }
+
+    /// Waits for the lock of a room that the requester is or was a member of, or is invited to or banned from.
+    ///
+    /// # Errors
+    /// 403 when they never had to do with it, whether the room exists or not.
+    pub async fn lock_known(&self, requester: &Requester, id: &RoomId) -> Result<RoomGuard> {
+        let refused = || Error::forbidden("You are not in this room");
+        let mut guard = self.lock_if_any(id).await?.ok_or_else(refused)?;
+        let key = (guard.head().nid, requester.nid);
+        if ROOM_MEMBERS.contains(&self.store.latest(), &key)? {
+            Ok(guard)
+        } else {
+            Err(refused())
+        }
     }
 
     fn load(&self, nid: RoomNid, id: &RoomId) -> Result<Option<RoomHead>> {

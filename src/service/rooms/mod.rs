@@ -11,11 +11,11 @@ mod visibility;
 use std::sync::Arc;
 
 use quick_cache::sync::Cache;
-use ruma::{OwnedServerName, RoomVersionId};
+use ruma::{OwnedServerName, RoomVersionId, ServerName};
 
 use self::head::Heads;
 pub use self::{
-    append::{NewEvent, Run},
+    append::{NewEvent, Run, Transaction, Written},
     head::{RoomGuard, RoomHead},
     read::Stored,
     visibility::{Reach, Seen, Sight},
@@ -59,6 +59,11 @@ impl Rooms {
             entropy,
             keyring,
         }
+    }
+
+    /// The name of this node.
+    pub fn server_name(&self) -> &ServerName {
+        &self.server_name
     }
 
     /// The version of rooms that are created without naming one.

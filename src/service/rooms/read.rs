@@ -108,7 +108,7 @@ impl Rooms {
     }
 
     /// One entry of a state in memory.
-    pub(super) fn entry(
+    pub fn entry(
         &self,
         view: &View,
         state: &StateMap,

@@ -3,17 +3,18 @@
 use std::sync::Arc;
 
 use ruma::{
-    OwnedEventId, OwnedRoomId, RoomId, RoomVersionId, UserId, events::room::member::MembershipState,
+    CanonicalJsonObject, OwnedEventId, OwnedRoomId, RoomVersionId, UserId,
+    events::room::member::MembershipState,
 };
 use serde_json::{Value, json};
 
-use super::{NewEvent, RoomHead, Run, Stored};
+use super::{NewEvent, Run, Stored, Transaction};
 use crate::{
     clock::{Clock, Entropy},
     config::Config,
-    protocol::{event::Origin, ids::RoomNid, version},
+    protocol::{event::Origin, ids::RoomNid},
     service::{Requester, Services},
-    store::{Members, Options, StateMap, Store, Sync, View, schema::HeadRow},
+    store::{Options, Store, Sync, View},
 };
 
 /// A node on a temporary directory.
@@ -67,41 +68,22 @@ impl Node {
 
     /// A public room of `creator` with this history visibility.
     pub(crate) async fn room(&self, creator: &Requester, visibility: &str) -> Room<'_> {
-        let rules = version::rules(&RoomVersionId::V11).unwrap();
-        let number = self.services.entropy.token(8);
-        let id = RoomId::parse(format!("!{number}:localhost")).unwrap();
-        let nid = self.services.store().room_nid(&id).unwrap();
-        let head = RoomHead {
-            nid,
-            id: id.clone(),
-            rules,
-            row: HeadRow {
-                version: RoomVersionId::V11,
-                extremities: Vec::new(),
-                depth: 0,
-                chain: Default::default(),
-                last: Default::default(),
-                create: Default::default(),
-                joined: 0,
-                invited: 0,
-                heroes: Vec::new(),
-            },
-            state: StateMap::new(),
-            members: Members::new(),
-        };
-        drop(self.services.rooms.lock_new(head).await);
+        let rooms = &self.services.rooms;
+        let begun = rooms.begin(
+            &creator.user_id,
+            &RoomVersionId::V11,
+            CanonicalJsonObject::new(),
+        );
+        let (mut guard, create) = begun.await.unwrap();
         let room = Room {
             node: self,
-            id,
-            nid,
+            id: guard.head().id.clone(),
+            nid: guard.head().nid,
         };
-        room.state(
-            creator,
-            "m.room.create",
-            "",
-            json!({ "room_version": "11" }),
-        )
-        .await;
+        let mut run = Run::new(rooms, guard.head());
+        run.add_create(create).unwrap();
+        let _visible_at_once = run.commit(|_| Ok(())).unwrap();
+        drop(guard);
         room.member(creator, creator, "join").await;
         room.state(
             creator,
@@ -195,9 +177,12 @@ impl Room<'_> {
         let mut guard = rooms.lock(&self.id).await.unwrap();
         let mut run = Run::new(rooms, guard.head());
         let content = serde_json::from_value(content).unwrap();
-        let origin = state_key.is_none().then(|| Origin {
-            device_id: sender.device_id.clone().unwrap_or_default(),
-            txn_id: self.node.services.entropy.token(4),
+        let transaction = state_key.is_none().then(|| Transaction {
+            origin: Origin {
+                device_id: sender.device_id.clone().unwrap_or_default(),
+                txn_id: self.node.services.entropy.token(4),
+            },
+            scope: String::new(),
         });
         let id = run
             .add(NewEvent {
@@ -206,7 +191,7 @@ impl Room<'_> {
                 state_key: state_key.map(ToOwned::to_owned),
                 content,
                 redacts,
-                origin,
+                transaction,
             })
             .unwrap();
         let _visible_at_once = run.commit(|_| Ok(())).unwrap();

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     protocol::{
         event::{Event, Header, Origin},
-        ids::{EventNid, Position, SnapshotId, UserNid},
+        ids::{EventNid, Position, SnapshotId},
     },
     store::{Chain, codec::Record},
 };
@@ -88,9 +88,6 @@ pub struct HeadRow {
     pub joined: u64,
     /// How many users are invited.
     pub invited: u64,
-    /// The first users other than the asker by whom a room without a name is called: joined or invited, in the order
-    /// of their arrival; one more than clients are told, since nobody is their own hero.
-    pub heroes: Vec<UserNid>,
 }
 
 impl Record for HeadRow {}

@@ -1,0 +1,345 @@
+//! Making a room: all of its first events are one commit, so there is never half a room.
+//!
+//! See "Room Creation" in the client-server API.
+
+use http::StatusCode;
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomAliasId, OwnedRoomId, OwnedUserId,
+    RoomAliasId, UserId,
+    api::client::room::create_room::v3::{Request, RoomPreset},
+    events::StateEventType,
+    room_version_rules::AuthorizationRules,
+};
+use serde::Deserialize;
+use serde_json::{json, value::RawValue};
+
+use super::{Lifecycle, content, is_public, object, raw_object, read};
+use crate::{
+    error::{Error, Result},
+    protocol::{auth::Denied, version},
+    service::{
+        Requester,
+        rooms::{NewEvent, Run},
+    },
+    store::{
+        Batch,
+        schema::{ALIASES, AliasRow, PUBLIC_ROOMS, ROOM_ALIASES},
+    },
+};
+
+/// The most users that may be invited while a room is made; each costs a signature.
+const MAX_INVITES: usize = 1000;
+
+/// An event of `initial_state`.
+#[derive(Deserialize)]
+struct Initial {
+    #[serde(rename = "type")]
+    event_type: StateEventType,
+    #[serde(default)]
+    state_key: String,
+    content: Box<RawValue>,
+}
+
+impl Lifecycle {
+    /// Makes a room.
+    ///
+    /// # Errors
+    /// 400 M_UNSUPPORTED_ROOM_VERSION, M_ROOM_IN_USE for a taken alias, M_INVALID_ROOM_STATE when what is asked for
+    /// contradicts itself.
+    pub async fn create_room(
+        &self,
+        requester: &Requester,
+        request: Request,
+    ) -> Result<OwnedRoomId> {
+        if !request.invite_3pid.is_empty() {
+            return Err(Error::api(
+                StatusCode::FORBIDDEN,
+                "M_THREEPID_DENIED",
+                "This server has no identity server to invite by e-mail or phone; invite by user id",
+            ));
+        }
+        if request.invite.len() > MAX_INVITES {
+            return Err(Error::invalid_param(format!(
+                "At most {MAX_INVITES} users can be invited at once"
+            )));
+        }
+        let creator = &*requester.user_id;
+        let alias = self.new_alias(request.room_alias_name.as_deref())?;
+        let version = request.room_version.clone();
+        let version = version.unwrap_or_else(|| self.rooms.default_version().clone());
+        let preset = preset(&request)?;
+
+        let mut creation = raw_object(request.creation_content.as_ref())?;
+        let rules = version::rules(&version).map(|rules| &rules.authorization);
+        if let Some(rules) = rules
+            && rules.additional_room_creators
+            && preset == RoomPreset::TrustedPrivateChat
+        {
+            add_creators(&mut creation, &request.invite, creator)?;
+        }
+        let (mut room, create) = self.rooms.begin(creator, &version, creation).await?;
+        let head = room.head();
+        let (id, nid) = (head.id.clone(), head.nid);
+        let rules = &head.rules.authorization;
+        let mut run = Run::new(&self.rooms, head);
+        let plan = Plan {
+            creator,
+            request: &request,
+            preset: &preset,
+            rules,
+            alias: alias.as_ref(),
+        };
+        run.add_create(create).map_err(contradiction)?;
+        self.add_first_events(&mut run, &plan)?;
+
+        let taken = self.aliases.lock();
+        if let Some(alias) = &alias
+            && self.resolve_alias(alias)?.is_some()
+        {
+            return Err(alias_in_use(alias));
+        }
+        let listed = is_public(&request.visibility);
+        run.commit(|batch: &mut Batch<'_>| {
+            if let Some(alias) = &alias {
+                let row = AliasRow {
+                    room: nid,
+                    creator: creator.to_owned(),
+                };
+                ALIASES.put(batch, &(alias.as_str(),), &row);
+                ROOM_ALIASES.put(batch, &(nid, alias.as_str()), &());
+            }
+            if listed {
+                PUBLIC_ROOMS.put(batch, &(nid,), &());
+            }
+            Ok(())
+        })?;
+        drop(taken);
+        drop(room);
+        self.settle().await?;
+        Ok(id)
+    }
+
+    fn new_alias(&self, localpart: Option<&str>) -> Result<Option<OwnedRoomAliasId>> {
+        let Some(localpart) = localpart else {
+            return Ok(None);
+        };
+        let alias = format!("#{localpart}:{}", self.rooms.server_name());
+        if localpart.is_empty()
+            || localpart.contains([':', '\0'])
+            || localpart.contains(char::is_whitespace)
+        {
+            return Err(Error::invalid_param(format!("{alias} can not be an alias")));
+        }
+        let alias = RoomAliasId::parse(&alias)
+            .map_err(|e| Error::invalid_param(format!("{alias} can not be an alias: {e}")))?;
+        if self.resolve_alias(&alias)?.is_some() {
+            return Err(alias_in_use(&alias));
+        }
+        Ok(Some(alias))
+    }
+
+    fn add_first_events(&self, run: &mut Run<'_>, plan: &Plan<'_>) -> Result<()> {
+        let creator = plan.creator;
+        let view = self.store.latest();
+        let mut member = self.profile(&view, creator)?;
+        member.insert("membership".to_owned(), "join".to_owned().into());
+        let mut first = vec![(StateEventType::RoomMember, creator.to_string(), member)];
+        for (event_type, content) in plan.events()? {
+            first.push((event_type, String::new(), content));
+        }
+        for raw in &plan.request.initial_state {
+            let initial: Initial = read(raw.json(), "initial_state")?;
+            first.push((
+                initial.event_type,
+                initial.state_key,
+                object(initial.content.get())?,
+            ));
+        }
+        for (event_type, content) in plan.names()? {
+            first.push((event_type, String::new(), content));
+        }
+        for user in &plan.request.invite {
+            if user == creator {
+                continue;
+            }
+            let mut invite = self.profile(&view, user)?;
+            invite.insert("membership".to_owned(), "invite".to_owned().into());
+            if plan.request.is_direct {
+                invite.insert("is_direct".to_owned(), true.into());
+            }
+            first.push((StateEventType::RoomMember, user.to_string(), invite));
+        }
+        for (event_type, state_key, content) in first {
+            run.add(NewEvent::state(creator, event_type, &state_key, content))
+                .map_err(contradiction)?;
+        }
+        Ok(())
+    }
+}
+
+/// What the first events depend on.
+struct Plan<'a> {
+    creator: &'a UserId,
+    request: &'a Request,
+    preset: &'a RoomPreset,
+    rules: &'a AuthorizationRules,
+    alias: Option<&'a OwnedRoomAliasId>,
+}
+
+impl Plan<'_> {
+    /// The events between the creator's membership and the initial state.
+    fn events(&self) -> Result<Vec<(StateEventType, CanonicalJsonObject)>> {
+        let mut events = vec![(StateEventType::RoomPowerLevels, self.power_levels()?)];
+        if let Some(alias) = self.alias {
+            let alias = content(&json!({ "alias": alias }))?;
+            events.push((StateEventType::RoomCanonicalAlias, alias));
+        }
+        let is_public = *self.preset == RoomPreset::PublicChat;
+        let defaults = [
+            (
+                StateEventType::RoomJoinRules,
+                json!({ "join_rule": if is_public { "public" } else { "invite" } }),
+            ),
+            (
+                StateEventType::RoomHistoryVisibility,
+                json!({ "history_visibility": "shared" }),
+            ),
+            (
+                StateEventType::RoomGuestAccess,
+                json!({ "guest_access": if is_public { "forbidden" } else { "can_join" } }),
+            ),
+        ];
+        for (event_type, value) in defaults {
+            // What the client sets itself would only overrule this.
+            if !self.sets(&event_type)? {
+                events.push((event_type, content(&value)?));
+            }
+        }
+        Ok(events)
+    }
+
+    fn sets(&self, wanted: &StateEventType) -> Result<bool> {
+        for raw in &self.request.initial_state {
+            let initial: Initial = read(raw.json(), "initial_state")?;
+            if initial.event_type == *wanted && initial.state_key.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The events after the initial state.
+    fn names(&self) -> Result<Vec<(StateEventType, CanonicalJsonObject)>> {
+        let mut events = Vec::new();
+        if let Some(name) = &self.request.name {
+            events.push((StateEventType::RoomName, content(&json!({ "name": name }))?));
+        }
+        if let Some(topic) = &self.request.topic {
+            let rich = json!({ "topic": topic, "m.topic": { "m.text": [{ "body": topic }] } });
+            events.push((StateEventType::RoomTopic, content(&rich)?));
+        }
+        Ok(events)
+    }
+
+    fn power_levels(&self) -> Result<CanonicalJsonObject> {
+        let creators_are_privileged = self.rules.explicitly_privilege_room_creators;
+        let mut users = serde_json::Map::new();
+        if !creators_are_privileged {
+            users.insert(self.creator.to_string(), 100.into());
+            if *self.preset == RoomPreset::TrustedPrivateChat {
+                let invited = self.request.invite.iter();
+                users.extend(invited.map(|user| (user.to_string(), 100.into())));
+            }
+        }
+        let invite = if *self.preset == RoomPreset::PublicChat {
+            50
+        } else {
+            0
+        };
+        let mut levels = content(&json!({
+            "users": users,
+            "users_default": 0,
+            "events": {
+                "m.room.name": 50,
+                "m.room.power_levels": 100,
+                "m.room.history_visibility": 100,
+                "m.room.canonical_alias": 50,
+                "m.room.avatar": 50,
+                "m.room.tombstone": if creators_are_privileged { 150 } else { 100 },
+                "m.room.server_acl": 100,
+                "m.room.encryption": 100,
+            },
+            "events_default": 0,
+            "state_default": 50,
+            "ban": 50,
+            "kick": 50,
+            "redact": 50,
+            "invite": invite,
+        }))?;
+        levels.extend(raw_object(
+            self.request.power_level_content_override.as_ref(),
+        )?);
+        Ok(levels)
+    }
+}
+
+fn preset(request: &Request) -> Result<RoomPreset> {
+    let preset = request
+        .preset
+        .clone()
+        .unwrap_or(if is_public(&request.visibility) {
+            RoomPreset::PublicChat
+        } else {
+            RoomPreset::PrivateChat
+        });
+    match preset {
+        RoomPreset::PublicChat | RoomPreset::PrivateChat | RoomPreset::TrustedPrivateChat => {
+            Ok(preset)
+        }
+        other => Err(Error::invalid_param(format!("There is no preset {other}"))),
+    }
+}
+
+/// In rooms whose creators stand above all levels, who is trusted becomes a creator too.
+fn add_creators(
+    creation: &mut CanonicalJsonObject,
+    invited: &[OwnedUserId],
+    creator: &UserId,
+) -> Result<()> {
+    let key = "additional_creators";
+    let mut creators = match creation.remove(key) {
+        None => Vec::new(),
+        Some(CanonicalJsonValue::Array(creators)) => creators,
+        Some(_) => return Err(Error::bad_json("additional_creators is not a list")),
+    };
+    for user in invited {
+        let user = CanonicalJsonValue::from(user.to_string());
+        if user.as_str() != Some(creator.as_str()) && !creators.contains(&user) {
+            creators.push(user);
+        }
+    }
+    if !creators.is_empty() {
+        creation.insert(key.to_owned(), CanonicalJsonValue::Array(creators));
+    }
+    Ok(())
+}
+
+fn alias_in_use(alias: &RoomAliasId) -> Error {
+    Error::api(
+        StatusCode::BAD_REQUEST,
+        "M_ROOM_IN_USE",
+        format!("The alias {alias} is already taken"),
+    )
+}
+
+/// The first events can only be refused because of what the client wished for.
+fn contradiction(error: Error) -> Error {
+    match error {
+        Error::Denied(Denied { rule }) => Error::api(
+            StatusCode::BAD_REQUEST,
+            "M_INVALID_ROOM_STATE",
+            format!("A room can not begin like this: {rule}"),
+        ),
+        other => other,
+    }
+}

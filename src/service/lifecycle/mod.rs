@@ -1,0 +1,102 @@
+//! Use cases that begin, enter, leave and moderate rooms.
+
+mod create;
+mod membership;
+mod restricted;
+mod send;
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomId, RoomAliasId, UserId,
+    api::client::room::Visibility,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
+
+use super::rooms::Rooms;
+use crate::{
+    error::{Error, Result},
+    protocol::integrity,
+    store::{
+        Store, View,
+        schema::{ALIASES, PROFILES},
+    },
+};
+
+/// Begins, enters, leaves and moderates rooms.
+pub struct Lifecycle {
+    store: Store,
+    rooms: Arc<Rooms>,
+    /// Held from looking whether an alias is free until it is taken.
+    aliases: Mutex<()>,
+}
+
+impl Lifecycle {
+    /// Needs the rooms, and the store for what is around them.
+    pub fn new(store: Store, rooms: Arc<Rooms>) -> Self {
+        Self {
+            store,
+            rooms,
+            aliases: Mutex::new(()),
+        }
+    }
+
+    /// The room that an alias of this node stands for.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn resolve_alias(&self, alias: &RoomAliasId) -> Result<Option<OwnedRoomId>> {
+        let row = ALIASES.get(&self.store.view(), &(alias.as_str(),))?;
+        let id = row.map(|row| self.store.room_id(row.room)).transpose()?;
+        Ok(id.map(|id| (*id).clone()))
+    }
+
+    /// What a user is called and looks like, for their member events.
+    fn profile(&self, view: &View, user: &UserId) -> Result<CanonicalJsonObject> {
+        let mut profile = CanonicalJsonObject::new();
+        if let Some(nid) = self.store.find_user(user)? {
+            for field in ["displayname", "avatar_url"] {
+                let Some(json) = PROFILES.get(view, &(nid, field))? else {
+                    continue;
+                };
+                if let Ok(CanonicalJsonValue::String(text)) = serde_json::from_str(&json) {
+                    profile.insert(field.to_owned(), text.into());
+                }
+            }
+        }
+        Ok(profile)
+    }
+
+    /// Waits until all that this request may have seen or written is safe.
+    async fn settle(&self) -> Result<()> {
+        Ok(self.store.durable(self.store.latest().position()).await?)
+    }
+}
+
+/// Content as it is signed, from what the specification's types write.
+fn content(value: &impl Serialize) -> Result<CanonicalJsonObject> {
+    let json = serde_json::to_string(value).map_err(|e| Error::Internal(e.to_string()))?;
+    object(&json)
+}
+
+/// Content as it is signed, from what a client sent.
+pub fn object(json: &str) -> Result<CanonicalJsonObject> {
+    Ok(integrity::parse_object(json)?)
+}
+
+fn raw_object<T>(raw: Option<&ruma::serde::Raw<T>>) -> Result<CanonicalJsonObject> {
+    raw.map_or_else(
+        || Ok(CanonicalJsonObject::new()),
+        |raw| object(raw.json().get()),
+    )
+}
+
+fn read<T: DeserializeOwned>(raw: &RawValue, what: &str) -> Result<T> {
+    serde_json::from_str(raw.get()).map_err(|e| Error::bad_json(format!("{what}: {e}")))
+}
+
+fn is_public(visibility: &Visibility) -> bool {
+    *visibility == Visibility::Public
+}

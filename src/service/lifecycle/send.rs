@@ -1,0 +1,197 @@
+//! Sending messages and state, and redacting.
+
+use http::StatusCode;
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedEventId, RoomAliasId, RoomId,
+    events::{StateEventType, TimelineEventType},
+};
+
+use super::Lifecycle;
+use crate::{
+    error::{Error, Result},
+    protocol::event::Origin,
+    service::{
+        Requester,
+        rooms::{NewEvent, RoomHead, Run, Transaction},
+    },
+    store::schema::TRANSACTIONS,
+};
+
+impl Lifecycle {
+    /// Sends an event that is no state. The same transaction of the same device gives the same event again.
+    ///
+    /// # Errors
+    /// 403 when the user is not in the room or not allowed to, 413 when the event is too large.
+    pub async fn send_message(
+        &self,
+        requester: &Requester,
+        room: &RoomId,
+        event_type: TimelineEventType,
+        content: CanonicalJsonObject,
+        txn_id: &str,
+    ) -> Result<OwnedEventId> {
+        let scope = format!("{room}/send/{event_type}");
+        let event = NewEvent {
+            sender: requester.user_id.clone(),
+            event_type,
+            state_key: None,
+            content,
+            redacts: None,
+            transaction: transaction(requester, scope, txn_id),
+        };
+        self.send(requester, room, event).await
+    }
+
+    /// Redacts an event.
+    ///
+    /// # Errors
+    /// 403 when the user may not, 404 when the event is not in the room.
+    pub async fn redact(
+        &self,
+        requester: &Requester,
+        room: &RoomId,
+        target: &EventId,
+        mut content: CanonicalJsonObject,
+        txn_id: &str,
+    ) -> Result<OwnedEventId> {
+        content.remove("redacts");
+        let event = NewEvent {
+            sender: requester.user_id.clone(),
+            event_type: TimelineEventType::RoomRedaction,
+            state_key: None,
+            content,
+            redacts: Some(target.to_owned()),
+            transaction: transaction(requester, format!("{room}/redact/{target}"), txn_id),
+        };
+        self.send(requester, room, event).await
+    }
+
+    /// Sets a piece of state. Setting what is already so gives the event that made it so.
+    ///
+    /// # Errors
+    /// 403 when the user may not, 400 when the content can not be.
+    pub async fn send_state(
+        &self,
+        requester: &Requester,
+        room: &RoomId,
+        event_type: StateEventType,
+        state_key: &str,
+        content: CanonicalJsonObject,
+    ) -> Result<OwnedEventId> {
+        let event = NewEvent::state(&requester.user_id, event_type, state_key, content);
+        self.send(requester, room, event).await
+    }
+
+    async fn send(
+        &self,
+        requester: &Requester,
+        room: &RoomId,
+        event: NewEvent,
+    ) -> Result<OwnedEventId> {
+        let mut guard = self.rooms.lock_for(requester, room).await?;
+        let head = guard.head();
+        let id = match self.already_there(requester, head, &event)? {
+            Some(id) => id,
+            None => {
+                self.check_content(head, &event)?;
+                let mut run = Run::new(&self.rooms, head);
+                let id = run.add(event)?;
+                run.commit(|_| Ok(()))?;
+                id
+            }
+        };
+        drop(guard);
+        self.settle().await?;
+        Ok(id)
+    }
+
+    /// The event that an earlier, equal request has made.
+    fn already_there(
+        &self,
+        requester: &Requester,
+        head: &RoomHead,
+        event: &NewEvent,
+    ) -> Result<Option<OwnedEventId>> {
+        let view = self.store.latest();
+        if let Some(transaction) = &event.transaction {
+            let device = transaction.origin.device_id.as_str();
+            let row = TRANSACTIONS.get(&view, &(requester.nid, device, transaction.key()))?;
+            return Ok(row.map(|row| row.event_id));
+        }
+        let Some(state_key) = &event.state_key else {
+            return Ok(None);
+        };
+        let event_type = event.event_type.to_string();
+        let Some(present) = self
+            .rooms
+            .entry(&view, &head.state, &event_type, state_key)?
+        else {
+            return Ok(None);
+        };
+        let same = present.event.header.sender == event.sender
+            && present
+                .event
+                .content_as::<CanonicalJsonObject>()
+                .ok()
+                .as_ref()
+                == Some(&event.content);
+        Ok(same.then(|| present.event.header.id.clone()))
+    }
+
+    /// What the authorization rules leave to us.
+    fn check_content(&self, head: &RoomHead, event: &NewEvent) -> Result<()> {
+        if let Some(target) = &event.redacts {
+            let view = self.store.latest();
+            let found = self.rooms.find_event(&view, target)?;
+            if found.is_none_or(|found| found.event.header.room_id != head.id) {
+                return Err(Error::not_found("The event to redact"));
+            }
+        }
+        if event.event_type == TimelineEventType::RoomCanonicalAlias && event.state_key.is_some() {
+            self.check_aliases(head, &event.content)?;
+        }
+        Ok(())
+    }
+
+    /// An alias that a room calls itself by must lead to the room. Others' aliases are for their servers to say.
+    fn check_aliases(&self, head: &RoomHead, content: &CanonicalJsonObject) -> Result<()> {
+        let main = content
+            .get("alias")
+            .filter(|alias| **alias != CanonicalJsonValue::Null);
+        let others = content
+            .get("alt_aliases")
+            .and_then(CanonicalJsonValue::as_array);
+        let view = self.store.latest();
+        let before = self
+            .rooms
+            .entry(&view, &head.state, "m.room.canonical_alias", "")?;
+        for alias in main.into_iter().chain(others.into_iter().flatten()) {
+            let text = alias.as_str().unwrap_or_default();
+            let alias = RoomAliasId::parse(text)
+                .map_err(|e| Error::invalid_param(format!("{text:?} is not an alias: {e}")))?;
+            let quoted = format!("\"{alias}\"");
+            if before
+                .as_ref()
+                .is_some_and(|event| event.event.content_json().contains(&quoted))
+            {
+                continue;
+            }
+            if self.resolve_alias(&alias)?.as_ref() != Some(&head.id) {
+                return Err(Error::api(
+                    StatusCode::BAD_REQUEST,
+                    "M_BAD_ALIAS",
+                    format!("{alias} does not lead to this room"),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn transaction(requester: &Requester, scope: String, txn_id: &str) -> Option<Transaction> {
+    let origin = Origin {
+        device_id: requester.device_id.clone()?,
+        txn_id: txn_id.to_owned(),
+    };
+    Some(Transaction { origin, scope })
+}
