@@ -39,23 +39,30 @@ pub enum Shape {
 /// An event for a client, as one JSON object.
 #[must_use]
 pub fn client(event: &Event, shape: Shape, unsigned: &Unsigned) -> String {
-    let header = &event.header;
     let mut out = String::with_capacity(event.client.len() + 320);
+    push_client(&mut out, event, shape, unsigned);
+    out
+}
+
+/// Appends an event for a client.
+pub fn push_client(out: &mut String, event: &Event, shape: Shape, unsigned: &Unsigned) {
+    let header = &event.header;
     out.push('{');
-    match (&header.redacts, event.client.contains("\"redacts\":")) {
+    match &header.redacts {
         // Whichever place the room version has chosen, clients find the id in both.
-        (Some(id), true) => push_with_both_redacts(&mut out, event, id.as_str()),
+        Some(id) if event.client.contains("\"redacts\":") => {
+            push_with_both_redacts(out, event, id.as_str());
+        }
         _ => out.push_str(&event.client),
     }
     out.push_str(",\"event_id\":");
-    push_string(&mut out, header.id.as_str());
+    push_string(out, header.id.as_str());
     if shape == Shape::Client {
         out.push_str(",\"room_id\":");
-        push_string(&mut out, header.room_id.as_str());
+        push_string(out, header.room_id.as_str());
     }
-    push_unsigned(&mut out, unsigned);
+    push_unsigned(out, unsigned);
     out.push('}');
-    out
 }
 
 /// An event as invited or knocking users see it: no id, no time, only what it says.

@@ -79,8 +79,8 @@ tables! {
     PUBLIC_ROOMS = "public_rooms": (RoomNid,) => (), Point;
 
     // -- Relations and reading ------------------------------------------------------------------------------------
-    /// Events by the event that they relate to: parent, relation type, order.
-    RELATIONS = "relations": (EventNid, String, i64) => (EventNid,), Sequential;
+    /// Events by the event that they relate to: parent, relation type, order. A redacted event relates to nothing.
+    RELATIONS = "relations": (EventNid, String, i64) => RelationRow, Sequential;
     /// Receipts in the order in which they were given.
     RECEIPTS = "receipts": (RoomNid, Position) => ReceiptRow, Sequential;
     /// The newest receipt of a user in a room by receipt type and thread.
@@ -120,6 +120,17 @@ tables! {
 pub struct EventList(pub Vec<EventNid>);
 
 impl super::Record for EventList {}
+
+/// An event that relates to another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct RelationRow {
+    /// The event.
+    pub event: EventNid,
+    /// Who sent it, so that counting needs no look at the event.
+    pub sender: UserNid,
+}
+
+impl super::Record for RelationRow {}
 
 /// What an alias points to.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]

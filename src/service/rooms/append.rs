@@ -104,7 +104,15 @@ struct Drafted {
     state: Option<StateDelta>,
     relation: Option<(EventNid, String)>,
     thread: Option<OwnedEventId>,
-    redacted: Option<(EventNid, EventRow)>,
+    redacted: Option<Redacted>,
+}
+
+/// An event that a run empties.
+struct Redacted {
+    nid: EventNid,
+    row: EventRow,
+    /// What it related to, and how: it does so no longer.
+    relation: Option<(EventNid, String)>,
 }
 
 struct StateDelta {
@@ -457,7 +465,7 @@ impl<'r> Run<'r> {
     }
 
     /// The event that this one redacts, emptied, if its sender may do that.
-    fn redacted(&self, event: &Event) -> Result<Option<(EventNid, EventRow)>> {
+    fn redacted(&self, event: &Event) -> Result<Option<Redacted>> {
         let Some(target) = &event.header.redacts else {
             return Ok(None);
         };
@@ -485,10 +493,18 @@ impl<'r> Run<'r> {
         let mut emptied = Event::new(header.id.clone(), header.room_id.clone(), &emptied, rules)
             .map_err(|e| damaged(&e))?;
         emptied.header.flags = header.flags;
-        Ok(Some((
-            target.nid,
-            EventRow::new(&emptied, target.facts.clone()),
-        )))
+        let relation = match &header.relation {
+            Some(relation) => self
+                .rooms
+                .find_event(&self.view, &relation.event_id)?
+                .map(|parent| (parent.nid, relation.rel_type.clone())),
+            None => None,
+        };
+        Ok(Some(Redacted {
+            nid: target.nid,
+            row: EventRow::new(&emptied, target.facts.clone()),
+            relation,
+        }))
     }
 }
 

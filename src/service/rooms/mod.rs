@@ -3,6 +3,10 @@
 mod append;
 mod head;
 mod read;
+mod render;
+#[cfg(test)]
+pub(crate) mod testing;
+mod visibility;
 
 use std::sync::Arc;
 
@@ -14,6 +18,7 @@ pub use self::{
     append::{NewEvent, Run, Transaction, Written},
     head::{RoomGuard, RoomHead},
     read::Stored,
+    visibility::{Reach, Seen, Sight},
 };
 use super::keyring::Keyring;
 use crate::{

@@ -2,7 +2,7 @@
 
 use ruma::events::{TimelineEventType, room::member::MembershipState};
 
-use super::{Drafted, MemberDelta, Ref};
+use super::{Drafted, MemberDelta, Redacted, Ref};
 use crate::{
     protocol::{
         ids::{EventNid, Position},
@@ -14,7 +14,8 @@ use crate::{
         notify::Kinds,
         schema::{
             AUTH_EDGES, CURRENT_STATE, EVENT_NIDS, EVENTS, EventList, EventRow, Facts, MemberRow,
-            RELATIONS, ROOM_MEMBERS, TIMELINE, TRANSACTIONS, TransactionRow, USER_ROOMS,
+            RELATIONS, ROOM_MEMBERS, RelationRow, TIMELINE, TRANSACTIONS, TransactionRow,
+            USER_ROOMS,
         },
     },
 };
@@ -63,7 +64,11 @@ pub(super) fn write(
             &EventList(item.auth.iter().copied().map(number).collect()),
         );
         if let Some((parent, kind)) = &item.relation {
-            RELATIONS.put(batch, &(*parent, kind.as_str(), nid.live_order()), &(nid,));
+            let row = RelationRow {
+                event: nid,
+                sender: rooms.store.user_nid(&header.sender)?,
+            };
+            RELATIONS.put(batch, &(*parent, kind.as_str(), nid.live_order()), &row);
         }
         if let Some(transaction) = &item.transaction {
             let sender = rooms.store.user_nid(&header.sender)?;
@@ -74,9 +79,17 @@ pub(super) fn write(
             let device = transaction.origin.device_id.as_str();
             TRANSACTIONS.put(batch, &(sender, device, transaction.key()), &row);
         }
-        if let Some((target, mut row)) = item.redacted {
+        if let Some(Redacted {
+            nid: target,
+            mut row,
+            relation,
+        }) = item.redacted
+        {
             row.facts.redacted_by = Some(nid);
             EVENTS.put(batch, &(target,), &row);
+            if let (Some((parent, kind)), Some(order)) = (relation, row.facts.order) {
+                RELATIONS.delete(batch, &(parent, kind, order));
+            }
             let (event, facts) = row.into_parts();
             changed.push(Stored {
                 nid: target,
