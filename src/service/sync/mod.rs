@@ -115,8 +115,15 @@ impl Sync {
     ///
     /// # Errors
     /// When the store fails; the client's token then stays where it is.
-    pub async fn sync(self: &Arc<Self>, requester: &Requester, request: SyncRequest) -> Result<String> {
-        let live = self.store.notify().follow(requester.nid, || self.store.view().position());
+    pub async fn sync(
+        self: &Arc<Self>,
+        requester: &Requester,
+        request: SyncRequest,
+    ) -> Result<String> {
+        let live = self
+            .store
+            .notify()
+            .follow(requester.nid, || self.store.view().position());
         let waits = request.since.is_some() && !request.full_state && !request.timeout.is_zero();
         let patience = self.clock.sleep(request.timeout.min(MAX_TIMEOUT));
         tokio::pin!(patience);
@@ -126,7 +133,8 @@ impl Sync {
             let range = self.range(&live, &request);
             let position = range.view.position();
             let nothing = matches!(range.changes, Changes::None);
-            if !nothing && let Some(answer) = self.answer(requester, &request, range, waits).await? {
+            if !nothing && let Some(answer) = self.answer(requester, &request, range, waits).await?
+            {
                 return Ok(answer);
             }
             if !waits {
@@ -172,8 +180,9 @@ impl Sync {
         let closed = |_| Error::Internal("the node is stopping".to_owned());
         let _permit = self.long.acquire().await.map_err(closed)?;
         let (sync, requester, request) = (self.clone(), requester.clone(), request.clone());
-        let building =
-            tokio::task::spawn_blocking(move || sync.build(&requester, &request, &range, skip_empty));
+        let building = tokio::task::spawn_blocking(move || {
+            sync.build(&requester, &request, &range, skip_empty)
+        });
         building
             .await
             .map_err(|e| Error::Internal(format!("a sync broke off: {e}")))?

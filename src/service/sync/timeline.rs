@@ -11,7 +11,7 @@ use crate::{
         ids::EventNid,
     },
     service::rooms::{Seen, Stored},
-    store::schema::TIMELINE,
+    store::{self, schema::TIMELINE},
 };
 
 /// How many events a client gets that does not say how many it wants, and how many at most.
@@ -38,7 +38,10 @@ impl Sync {
     /// The newest events up to the place `upto` that the client does not know.
     pub(super) fn window(&self, part: &RoomPart<'_>, upto: i64) -> Result<Window> {
         let filter = &part.asking.request.filter.room.timeline;
-        let asked = filter.event.limit.and_then(|limit| usize::try_from(limit).ok());
+        let asked = filter
+            .event
+            .limit
+            .and_then(|limit| usize::try_from(limit).ok());
         let limit = asked.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT);
         let mut window = Window {
             shown: Vec::new(),
@@ -47,16 +50,19 @@ impl Sync {
             before: part.known.unwrap_or(upto),
             members_changed: false,
         };
-        if part.known.is_some() && part.head.last.0 <= part.asking.since.map_or(0, |since| since.0) {
+        if part.known.is_some() && part.head.last.0 <= part.asking.since.map_or(0, |since| since.0)
+        {
             return Ok(window);
         }
-        let lower = part.known.map_or(Bound::Unbounded, |known| Bound::Excluded((part.room, known)));
+        let lower = part.known.map_or(Bound::Unbounded, |known| {
+            Bound::Excluded((part.room, known))
+        });
         let bounds = (lower, Bound::Included((part.room, upto)));
         let mut rows = TIMELINE.range_back(part.asking.view, &(part.room,), bounds);
         let mut looked_at = 0;
         let mut batch = limit + 1;
         loop {
-            let rows: Vec<_> = rows.by_ref().take(batch).collect::<Result<_, _>>()?;
+            let rows: Vec<_> = rows.by_ref().take(batch).collect::<store::Result<_>>()?;
             if rows.is_empty() {
                 break;
             }
@@ -141,7 +147,8 @@ impl Sync {
     ) -> Result<()> {
         let filter = &part.asking.request.filter;
         if filter.event_fields.is_all() && filter.event_format == EventFormat::Client {
-            part.sight.show_state(out, events.iter().map(|stored| &**stored), Shape::Sync);
+            part.sight
+                .show_state(out, events.iter().map(|stored| &**stored), Shape::Sync);
             return Ok(());
         }
         for (index, stored) in events.iter().enumerate() {

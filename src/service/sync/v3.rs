@@ -199,7 +199,9 @@ impl Sync {
             member,
             head: head.ok_or_else(|| Error::Internal(format!("room {room} has no head")))?,
             sight: self.rooms.sight(asking.view, room, asking.requester)?,
-            known: asking.since.map(|since| PageToken::from(SyncToken(since)).0),
+            known: asking
+                .since
+                .map(|since| PageToken::from(SyncToken(since)).0),
             kinds,
         })
     }
@@ -222,7 +224,7 @@ impl Sync {
         let state = self.state_events(&part, &window, upto)?;
         let ephemeral = self.ephemeral(&part)?;
         let account_data = if newly_joined {
-            self.all_data(asking, room)?
+            self.data(asking, room)?
         } else {
             data.room(room).to_owned()
         };
@@ -307,7 +309,9 @@ impl Sync {
         }
         if part.may_have(Kinds::RECEIPTS)
             && wants(filter, "m.receipt")
-            && let Some(content) = self.receipts.since(view, room, since, part.asking.requester)?
+            && let Some(content) = self
+                .receipts
+                .since(view, room, since, part.asking.requester)?
         {
             push_item(&mut events, &plain_event("m.receipt", &content));
         }
@@ -317,7 +321,10 @@ impl Sync {
     fn presence_events(&self, asking: &Asking<'_>) -> Result<String> {
         let filter = &asking.request.filter.presence;
         let mut events = String::new();
-        for (user, event) in self.presence.since(asking.view, asking.since, asking.requester)? {
+        for (user, event) in self
+            .presence
+            .since(asking.view, asking.since, asking.requester)?
+        {
             if filter.allows(&user, "m.presence") {
                 push_item(&mut events, &event);
             }
