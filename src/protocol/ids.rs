@@ -50,6 +50,17 @@ number! {
     SnapshotId
 }
 
+impl Position {
+    /// The place in every room's timeline that lies right after this moment.
+    ///
+    /// # Panics
+    /// Never: the count would take longer than the sun has left.
+    #[must_use]
+    pub fn live_order(self) -> i64 {
+        i64::try_from(self.0).expect("positions stay below 2^63")
+    }
+}
+
 impl EventNid {
     /// The state right after this event, when it is a state event that was accepted.
     #[must_use]

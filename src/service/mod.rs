@@ -1,9 +1,12 @@
 //! Use cases: each opens a view, decides, and commits. Built bottom-up, each part given only what it uses.
 
+pub mod accounts;
+pub mod ephemeral;
 pub mod keyring;
 pub mod lifecycle;
 mod requester;
 pub mod rooms;
+pub mod sync;
 
 use std::sync::Arc;
 

@@ -22,7 +22,7 @@ pub use self::{
     codec::{Record, Value},
     commit::Committed,
     open::{Options, Sync},
-    state::{Chain, StateMap},
+    state::{Chain, StateMap, difference},
     table::{Profile, Table},
     view::View,
 };

@@ -174,7 +174,7 @@ fn full(map: &StateMap) -> StateRow {
 
 /// What must be set and removed to come from one state to another. Shared parts cost nothing.
 #[must_use]
-pub(super) fn difference(
+pub fn difference(
     from: &StateMap,
     to: &StateMap,
 ) -> (Vec<(StateKeyNid, EventNid)>, Vec<StateKeyNid>) {

@@ -112,6 +112,8 @@ impl Record for MemberRow {}
 pub struct UnreadRow {
     /// Events up to this order have been counted.
     pub counted: i64,
+    /// Receipts up to this position have been taken into account.
+    pub as_of: Position,
     /// Outside of threads.
     pub main: Counts,
     /// By thread root.

@@ -1,0 +1,190 @@
+//! `/sync`: what has happened to a user since a token, and the wait for something to happen.
+//!
+//! A sync token is a position of the store. What lies between it and the position of the view is told, all of it; the
+//! part of the node that knows which rooms changed is in memory, so that a sync with nothing to tell reads no disk.
+
+mod account_data;
+mod json;
+mod lazy;
+mod state;
+mod stripped;
+mod timeline;
+mod unread;
+mod v3;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use self::{lazy::SentMembers, unread::Unread};
+use super::{
+    Requester,
+    accounts::Accounts,
+    ephemeral::{Presence, Receipts, Typing},
+    rooms::Rooms,
+};
+use crate::{
+    clock::Clock,
+    error::{Error, Result},
+    protocol::{filter::Filter, ids::Position, token::SyncToken},
+    store::{
+        Store, View,
+        notify::{Changes, Live},
+    },
+};
+
+/// The longest that a client may ask to wait.
+const MAX_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+
+/// More changed rooms than this are worked out beside the threads that serve others.
+const FEW_ROOMS: usize = 4;
+
+/// What a client asks of `/sync`.
+#[derive(Clone, Debug)]
+pub struct SyncRequest {
+    /// Where it stopped the last time.
+    pub since: Option<SyncToken>,
+    /// What it wants to see.
+    pub filter: Arc<Filter>,
+    /// Whether it wants the state of all rooms, changed or not.
+    pub full_state: bool,
+    /// How long it waits for something to happen.
+    pub timeout: Duration,
+    /// Whether state is to be as it is after the timeline, and how that member is called.
+    pub state_after: Option<&'static str>,
+}
+
+/// Tells clients what has happened.
+pub struct Sync {
+    store: Store,
+    rooms: Arc<Rooms>,
+    accounts: Arc<Accounts>,
+    typing: Arc<Typing>,
+    receipts: Arc<Receipts>,
+    presence: Arc<Presence>,
+    clock: Clock,
+    stop: CancellationToken,
+    sent_members: SentMembers,
+    unread: Unread,
+    /// Bounds how many long answers are worked out at once.
+    long: Semaphore,
+}
+
+/// What the services below give to syncs.
+pub struct Sources {
+    /// The rooms.
+    pub rooms: Arc<Rooms>,
+    /// The accounts.
+    pub accounts: Arc<Accounts>,
+    /// Who is typing.
+    pub typing: Arc<Typing>,
+    /// Who has read what.
+    pub receipts: Arc<Receipts>,
+    /// Who is there.
+    pub presence: Arc<Presence>,
+}
+
+/// A range of the stream, and what changed in it as far as memory knows.
+struct Range {
+    view: View,
+    since: Option<Position>,
+    changes: Changes,
+}
+
+impl Sync {
+    /// Syncs over `sources`; all waiting ends when `stop` is cancelled.
+    pub fn new(store: Store, clock: Clock, stop: CancellationToken, sources: Sources) -> Self {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        Self {
+            store,
+            rooms: sources.rooms,
+            accounts: sources.accounts,
+            typing: sources.typing,
+            receipts: sources.receipts,
+            presence: sources.presence,
+            clock,
+            stop,
+            sent_members: SentMembers::new(),
+            unread: Unread::new(),
+            long: Semaphore::new(cores * 2),
+        }
+    }
+
+    /// The answer to a sync as JSON, as soon as there is something to tell or the wait is over.
+    ///
+    /// # Errors
+    /// When the store fails; the client's token then stays where it is.
+    pub async fn sync(
+        self: &Arc<Self>,
+        requester: &Requester,
+        request: SyncRequest,
+    ) -> Result<String> {
+        let live = self
+            .store
+            .notify()
+            .follow(requester.nid, || self.store.view().position());
+        let waits = request.since.is_some() && !request.full_state && !request.timeout.is_zero();
+        let patience = self.clock.sleep(request.timeout.min(MAX_TIMEOUT));
+        tokio::pin!(patience);
+        loop {
+            // Listening begins before looking, so whatever comes after the look is heard.
+            let mut listening = live.listen();
+            let range = self.range(&live, &request);
+            let position = range.view.position();
+            let nothing = matches!(range.changes, Changes::None);
+            if !nothing && let Some(answer) = self.answer(requester, &request, range, waits).await?
+            {
+                return Ok(answer);
+            }
+            if !waits {
+                return Ok(v3::empty(position));
+            }
+            tokio::select! {
+                changed = listening.changed() => {
+                    changed.map_err(|_| Error::Internal("a live user was dropped".to_owned()))?;
+                }
+                () = &mut patience => return Ok(v3::empty(position)),
+                () = self.stop.cancelled() => return Ok(v3::empty(position)),
+            }
+        }
+    }
+
+    fn range(&self, live: &Live, request: &SyncRequest) -> Range {
+        let view = self.store.view();
+        // A token from the future was given out before this data directory was restored from a copy: begin anew.
+        let since = request.since.map(|token| token.0);
+        let since = since.filter(|since| *since <= view.position());
+        let changes = match since {
+            Some(_) if request.full_state => Changes::Unknown,
+            Some(since) => live.changes(since, view.position()),
+            None => Changes::Unknown,
+        };
+        Range {
+            view,
+            since,
+            changes,
+        }
+    }
+
+    async fn answer(
+        self: &Arc<Self>,
+        requester: &Requester,
+        request: &SyncRequest,
+        range: Range,
+        skip_empty: bool,
+    ) -> Result<Option<String>> {
+        if matches!(&range.changes, Changes::Some(changed) if changed.len() <= FEW_ROOMS) {
+            return self.build(requester, request, &range, skip_empty);
+        }
+        let closed = |_| Error::Internal("the node is stopping".to_owned());
+        let _permit = self.long.acquire().await.map_err(closed)?;
+        let (sync, requester, request) = (self.clone(), requester.clone(), request.clone());
+        let building = tokio::task::spawn_blocking(move || {
+            sync.build(&requester, &request, &range, skip_empty)
+        });
+        building
+            .await
+            .map_err(|e| Error::Internal(format!("a sync broke off: {e}")))?
+    }
+}

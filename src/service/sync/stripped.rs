@@ -1,0 +1,45 @@
+//! The few events by which an invited or knocking user knows a room. See "Stripped state".
+
+use ruma::UserId;
+
+use super::{
+    Sync,
+    json::{Object, push_item},
+    v3::Asking,
+};
+use crate::{
+    error::Result,
+    protocol::{format, summary::stripped_state},
+    store::schema::MemberRow,
+};
+
+impl Sync {
+    /// The room as it was when the user was invited or knocked, as the member `name` of an object.
+    pub(super) fn stripped(
+        &self,
+        asking: &Asking<'_>,
+        member: &MemberRow,
+        name: &str,
+    ) -> Result<String> {
+        let event = self.rooms.event(asking.view, member.event)?;
+        let state = self.store.state(event.facts.before)?;
+        let members: [&UserId; 1] = [&event.event.header.sender];
+        let mut events = String::new();
+        for (event_type, key) in stripped_state(&members) {
+            let found = self
+                .rooms
+                .entry(asking.view, &state, &event_type.to_string(), key)?;
+            // The user's own event comes last, in its newest form.
+            let found = found.filter(|_| key != asking.requester.user_id.as_str());
+            if let Some(found) = found {
+                push_item(&mut events, &format::stripped(&found.event));
+            }
+        }
+        push_item(&mut events, &format::stripped(&event.event));
+        let mut out = String::new();
+        let mut object = Object::new(&mut out);
+        object.event_list(name, &events);
+        object.finish();
+        Ok(out)
+    }
+}

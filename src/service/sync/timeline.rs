@@ -1,0 +1,175 @@
+//! The timeline of one room in a sync: the newest events since the client's token, and how they are shown.
+
+use std::{ops::Bound, sync::Arc};
+
+use super::{Sync, v3::RoomPart};
+use crate::{
+    error::{Error, Result},
+    protocol::{
+        filter::{EventFormat, RoomEventFilter},
+        format::{self, Shape},
+        ids::EventNid,
+    },
+    service::rooms::{Seen, Stored},
+    store::{self, schema::TIMELINE},
+};
+
+/// How many events a client gets that does not say how many it wants, and how many at most.
+const DEFAULT_LIMIT: usize = 10;
+const MAX_LIMIT: usize = 200;
+
+/// The most events that are looked at to find those that a filter wants.
+const MAX_LOOKED_AT: usize = 1000;
+
+/// The events of a timeline, oldest first.
+pub(super) struct Window {
+    pub(super) shown: Vec<Seen>,
+    /// State events of the window that the client's filter kept out of it.
+    pub(super) unshown_state: Vec<Arc<Stored>>,
+    /// Whether there are older events that the client has not seen.
+    pub(super) limited: bool,
+    /// The place before the first event.
+    pub(super) before: i64,
+    /// Whether anybody's membership changed.
+    pub(super) members_changed: bool,
+}
+
+impl Sync {
+    /// The newest events up to the place `upto` that the client does not know.
+    pub(super) fn window(&self, part: &RoomPart<'_>, upto: i64) -> Result<Window> {
+        let filter = &part.asking.request.filter.room.timeline;
+        let asked = filter
+            .event
+            .limit
+            .and_then(|limit| usize::try_from(limit).ok());
+        let limit = asked.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT);
+        let mut window = Window {
+            shown: Vec::new(),
+            unshown_state: Vec::new(),
+            limited: false,
+            before: part.known.unwrap_or(upto),
+            members_changed: false,
+        };
+        if part.known.is_some() && part.head.last.0 <= part.asking.since.map_or(0, |since| since.0)
+        {
+            return Ok(window);
+        }
+        let lower = part.known.map_or(Bound::Unbounded, |known| {
+            Bound::Excluded((part.room, known))
+        });
+        let bounds = (lower, Bound::Included((part.room, upto)));
+        let mut rows = TIMELINE.range_back(part.asking.view, &(part.room,), bounds);
+        let mut looked_at = 0;
+        let mut batch = limit + 1;
+        loop {
+            let rows: Vec<_> = rows.by_ref().take(batch).collect::<store::Result<_>>()?;
+            if rows.is_empty() {
+                break;
+            }
+            let nids: Vec<EventNid> = rows.iter().map(|(_, (nid,))| *nid).collect();
+            let events = self.rooms.events(part.asking.view, &nids)?;
+            for (((_, order), _), stored) in rows.iter().zip(events) {
+                if window.shown.len() == limit || looked_at == MAX_LOOKED_AT {
+                    window.limited = true;
+                    break;
+                }
+                looked_at += 1;
+                self.look_at(part, filter, stored, *order, &mut window)?;
+            }
+            if window.limited {
+                break;
+            }
+            batch = MAX_LIMIT;
+        }
+        if window.limited {
+            // Whose changes lie in the gap is not worth finding out.
+            window.members_changed = true;
+        }
+        window.shown.reverse();
+        Ok(window)
+    }
+
+    fn look_at(
+        &self,
+        part: &RoomPart<'_>,
+        filter: &RoomEventFilter,
+        stored: Arc<Stored>,
+        order: i64,
+        window: &mut Window,
+    ) -> Result<()> {
+        let Some(membership) = part.sight.sees(&stored)? else {
+            return Ok(());
+        };
+        let header = &stored.event.header;
+        window.members_changed |= header.membership.is_some();
+        let contains_url = || stored.event.content_json().contains("\"url\":");
+        if filter.allows_all() || filter.allows_event(header, contains_url) {
+            window.before = order - 1;
+            window.shown.push(Seen { stored, membership });
+        } else if stored.event.is_state() {
+            window.unshown_state.push(stored);
+        }
+        Ok(())
+    }
+
+    /// Appends events as the members of a JSON array.
+    pub(super) fn write_events(
+        &self,
+        part: &RoomPart<'_>,
+        events: &[Seen],
+        out: &mut String,
+    ) -> Result<()> {
+        let filter = &part.asking.request.filter;
+        if filter.event_fields.is_all() && filter.event_format == EventFormat::Client {
+            return part.sight.show_all(out, events, Shape::Sync);
+        }
+        for (index, seen) in events.iter().enumerate() {
+            if index > 0 {
+                out.push(',');
+            }
+            let mut event = String::new();
+            if filter.event_format == EventFormat::Federation {
+                event = format::federation(&seen.stored.event);
+            } else {
+                part.sight.show(&mut event, seen, Shape::Sync)?;
+            }
+            out.push_str(&projected(part, event)?);
+        }
+        Ok(())
+    }
+
+    /// Appends state events as the members of a JSON array.
+    pub(super) fn write_state(
+        &self,
+        part: &RoomPart<'_>,
+        events: &[Arc<Stored>],
+        out: &mut String,
+    ) -> Result<()> {
+        let filter = &part.asking.request.filter;
+        if filter.event_fields.is_all() && filter.event_format == EventFormat::Client {
+            part.sight
+                .show_state(out, events.iter().map(|stored| &**stored), Shape::Sync);
+            return Ok(());
+        }
+        for (index, stored) in events.iter().enumerate() {
+            if index > 0 {
+                out.push(',');
+            }
+            let mut event = String::new();
+            if filter.event_format == EventFormat::Federation {
+                event = format::federation(&stored.event);
+            } else {
+                part.sight.show_state(&mut event, [&**stored], Shape::Sync);
+            }
+            out.push_str(&projected(part, event)?);
+        }
+        Ok(())
+    }
+}
+
+fn projected(part: &RoomPart<'_>, event: String) -> Result<String> {
+    let fields = &part.asking.request.filter.event_fields;
+    fields
+        .apply(event)
+        .map_err(|e| Error::Internal(format!("an event is no JSON: {e}")))
+}

@@ -1,0 +1,296 @@
+//! How many unread events a room holds for a user, in all and by thread.
+//!
+//! Nothing is counted when an event is written: a room with thousands of members would pay for each of them. Instead
+//! each user's counts are a fold over the timeline, which is carried on when they sync, and written down now and then
+//! so that nobody's fold begins at the beginning again. A receipt makes only what lies behind it be counted anew.
+
+use std::{collections::HashSet, ops::Bound, sync::Arc};
+
+use quick_cache::sync::Cache;
+use ruma::OwnedEventId;
+use serde::Deserialize;
+
+use super::{Sync, json::Object, v3::RoomPart};
+use crate::{
+    error::Result,
+    protocol::{
+        ids::{EventNid, RoomNid, UserNid},
+        push::{Occasion, Rules},
+    },
+    service::rooms::Stored,
+    store::{
+        self,
+        schema::{Counts, ReceiptRow, TIMELINE, UNREAD, UnreadRow},
+    },
+};
+
+/// How many folds are kept in memory.
+const REMEMBERED: usize = 50_000;
+
+/// A fold is written down when it has gone this many events further.
+const WRITE_AFTER: u64 = 100;
+
+/// How many events are read at once.
+const CHUNK: usize = 256;
+
+pub(super) struct Unread(Cache<(UserNid, RoomNid), Arc<Fold>>);
+
+/// Counts, and how many events they have gone beyond what is stored.
+#[derive(Clone, Default)]
+struct Fold {
+    row: UnreadRow,
+    unwritten: u64,
+}
+
+/// Which counts a receipt makes begin anew.
+#[derive(Default)]
+struct Anew {
+    everything: bool,
+    main: bool,
+    threads: HashSet<OwnedEventId>,
+}
+
+#[derive(Deserialize)]
+struct Named {
+    displayname: Option<String>,
+}
+
+impl Unread {
+    pub(super) fn new() -> Self {
+        Self(Cache::new(REMEMBERED))
+    }
+}
+
+impl Sync {
+    /// Writes the counts of a room that the user has joined.
+    pub(super) fn write_unread(&self, part: &RoomPart<'_>, object: &mut Object<'_>) -> Result<()> {
+        let row = self.unread_counts(part)?;
+        let by_thread = part
+            .asking
+            .request
+            .filter
+            .room
+            .timeline
+            .unread_thread_notifications;
+        let mut total = row.main;
+        if !by_thread {
+            for (_, counts) in &row.threads {
+                total.notifications += counts.notifications;
+                total.highlights += counts.highlights;
+            }
+        }
+        object.json("unread_notifications", &json(total));
+        if by_thread && !row.threads.is_empty() {
+            let threads = row
+                .threads
+                .iter()
+                .map(|(root, counts)| (root.to_string(), json(*counts)));
+            object.object("unread_thread_notifications", &threads.collect::<Vec<_>>());
+        }
+        Ok(())
+    }
+
+    fn unread_counts(&self, part: &RoomPart<'_>) -> Result<UnreadRow> {
+        let key = (part.asking.requester.nid, part.room);
+        let view = part.asking.view;
+        let known = match self.unread.0.get(&key) {
+            Some(fold) => Some((*fold).clone()),
+            None => UNREAD
+                .get(view, &key)?
+                .map(|row| Fold { row, unwritten: 0 }),
+        };
+        let joined = part.member.since.live_order();
+        let mut fold = known
+            .filter(|fold| fold.row.counted >= joined)
+            .unwrap_or_else(|| Fold {
+                row: UnreadRow {
+                    counted: joined,
+                    ..UnreadRow::default()
+                },
+                unwritten: WRITE_AFTER,
+            });
+        if fold.row.as_of >= view.position() {
+            return Ok(fold.row);
+        }
+
+        let receipts = self
+            .receipts
+            .of(view, part.room, part.asking.requester.nid)?;
+        self.begin_anew(part, &receipts, &mut fold.row)?;
+        let from = fold.row.counted;
+        let upto = view.position().live_order();
+        let everything = Anew {
+            everything: true,
+            ..Anew::default()
+        };
+        fold.unwritten += self.count(part, &receipts, (from, upto), &everything, &mut fold.row)?;
+        fold.row.counted = upto;
+        fold.row.as_of = view.position();
+        if fold.unwritten >= WRITE_AFTER {
+            let row = &fold.row;
+            // It is derived from what is durable, so nobody needs to wait for it.
+            let _not_awaited = self.store.commit(|batch| {
+                UNREAD.put(batch, &key, row);
+                Ok(())
+            })?;
+            fold.unwritten = 0;
+        }
+        let row = fold.row.clone();
+        self.unread.0.insert(key, Arc::new(fold));
+        Ok(row)
+    }
+
+    /// Counts again what receipts have touched since the counts were made.
+    fn begin_anew(
+        &self,
+        part: &RoomPart<'_>,
+        receipts: &[ReceiptRow],
+        row: &mut UnreadRow,
+    ) -> Result<()> {
+        let mut anew = Anew::default();
+        let mut from = i64::MAX;
+        for receipt in receipts
+            .iter()
+            .filter(|receipt| receipt.position > row.as_of)
+        {
+            from = from.min(receipt.order);
+            match (&*receipt.thread, OwnedEventId::try_from(&*receipt.thread)) {
+                ("", _) => anew.everything = true,
+                ("main", _) => anew.main = true,
+                (_, Ok(thread)) => drop(anew.threads.insert(thread)),
+                _ => {}
+            }
+        }
+        if anew.everything || anew.main {
+            row.main = Counts::default();
+        }
+        row.threads
+            .retain(|(thread, _)| !anew.everything && !anew.threads.contains(thread));
+        if from < row.counted {
+            let upto = row.counted;
+            self.count(part, receipts, (from, upto), &anew, row)?;
+        }
+        Ok(())
+    }
+
+    /// Adds the events of a range of the timeline to the counts that begin anew; says how many it has looked at.
+    fn count(
+        &self,
+        part: &RoomPart<'_>,
+        receipts: &[ReceiptRow],
+        (from, upto): (i64, i64),
+        anew: &Anew,
+        row: &mut UnreadRow,
+    ) -> Result<u64> {
+        let view = part.asking.view;
+        let joined = part.member.since.live_order();
+        let newest = |thread: &str| {
+            let covering = receipts
+                .iter()
+                .filter(|r| r.thread.is_empty() || r.thread == thread);
+            covering
+                .map(|receipt| receipt.order)
+                .max()
+                .unwrap_or(joined)
+                .max(joined)
+        };
+        let main_read = newest("main");
+        let rules = self.accounts.push_rules(&part.asking.requester.user_id)?;
+        let bounds = (
+            Bound::Excluded((part.room, from)),
+            Bound::Included((part.room, upto)),
+        );
+        let mut rows = TIMELINE.range(view, &(part.room,), bounds);
+        let mut looked_at = 0;
+        loop {
+            let chunk: Vec<_> = rows.by_ref().take(CHUNK).collect::<store::Result<_>>()?;
+            if chunk.is_empty() {
+                return Ok(looked_at);
+            }
+            let nids: Vec<EventNid> = chunk.iter().map(|(_, (nid,))| *nid).collect();
+            for (((_, order), _), stored) in chunk.iter().zip(self.rooms.events(view, &nids)?) {
+                looked_at += 1;
+                let thread = stored.facts.thread.as_ref();
+                let counts = match thread {
+                    None if anew.everything || anew.main => *order > main_read,
+                    Some(thread) if anew.everything || anew.threads.contains(thread) => {
+                        *order > newest(thread.as_str())
+                    }
+                    _ => false,
+                };
+                if counts && stored.event.header.sender != part.asking.requester.user_id {
+                    self.add(part, &rules, &stored, row)?;
+                }
+            }
+        }
+    }
+
+    fn add(
+        &self,
+        part: &RoomPart<'_>,
+        rules: &Rules,
+        stored: &Stored,
+        row: &mut UnreadRow,
+    ) -> Result<()> {
+        let flags = stored.event.header.flags;
+        if flags.rejected || flags.soft_failed || stored.facts.redacted_by.is_some() {
+            return Ok(());
+        }
+        let occasion = Occasion::new(
+            &stored.event,
+            part.head.joined,
+            self.may_notify_room(part, stored)?,
+        );
+        let name = || self.display_name(part).ok().flatten().unwrap_or_default();
+        let outcome = occasion.evaluate(rules, &part.asking.requester.user_id, name);
+        if !outcome.notify {
+            return Ok(());
+        }
+        let counts = match &stored.facts.thread {
+            None => &mut row.main,
+            Some(thread) => {
+                let index = row.threads.iter().position(|(root, _)| root == thread);
+                let index = index.unwrap_or_else(|| {
+                    row.threads.push((thread.clone(), Counts::default()));
+                    row.threads.len() - 1
+                });
+                &mut row.threads[index].1
+            }
+        };
+        counts.notifications += 1;
+        counts.highlights += u64::from(outcome.highlight);
+        Ok(())
+    }
+
+    /// Whether the sender may notify everybody; looked up only for events that try to.
+    fn may_notify_room(&self, part: &RoomPart<'_>, stored: &Stored) -> Result<bool> {
+        let content = stored.event.content_json();
+        if !content.contains("@room") && !content.contains("\"room\"") {
+            return Ok(false);
+        }
+        let Some(rules) = crate::protocol::version::rules(&part.head.version) else {
+            return Ok(false);
+        };
+        let state = self.store.state(part.head.chain.tip)?;
+        let power = self.rooms.power_levels(part.asking.view, &state, rules)?;
+        Ok(power.may_notify_room(&stored.event.header.sender))
+    }
+
+    fn display_name(&self, part: &RoomPart<'_>) -> Result<Option<String>> {
+        let member = self.rooms.event(part.asking.view, part.member.event)?;
+        Ok(member
+            .event
+            .content_as::<Named>()
+            .ok()
+            .and_then(|named| named.displayname))
+    }
+}
+
+fn json(counts: Counts) -> String {
+    let mut out = String::new();
+    let mut object = Object::new(&mut out);
+    object.json("highlight_count", &counts.highlights.to_string());
+    object.json("notification_count", &counts.notifications.to_string());
+    object.finish();
+    out
+}

@@ -1,0 +1,364 @@
+//! Composes the answer of `/sync`. See "Syncing" in the client-server API.
+
+use ruma::events::room::member::MembershipState;
+
+use super::{
+    Range, Sync, SyncRequest,
+    account_data::ChangedData,
+    json::{Object, plain_event, push_item},
+    timeline::Window,
+};
+use crate::{
+    error::{Error, Result},
+    protocol::{
+        filter::RoomEventFilter,
+        ids::{Position, RoomNid},
+        token::{PageToken, SyncToken},
+    },
+    service::{Requester, rooms::Sight},
+    store::{
+        View,
+        notify::{Changes, Kinds},
+        schema::{HeadRow, MemberRow, ROOM_HEADS, USER_ROOMS},
+    },
+};
+
+/// One user's sync: what all of its parts need to know.
+pub(super) struct Asking<'a> {
+    pub(super) view: &'a View,
+    pub(super) requester: &'a Requester,
+    pub(super) request: &'a SyncRequest,
+    pub(super) since: Option<Position>,
+}
+
+/// One room in a user's sync.
+pub(super) struct RoomPart<'a> {
+    pub(super) asking: &'a Asking<'a>,
+    pub(super) room: RoomNid,
+    pub(super) member: &'a MemberRow,
+    pub(super) head: HeadRow,
+    pub(super) sight: Sight<'a>,
+    /// Where the client's knowledge of the room ends; none if it knows nothing of it.
+    pub(super) known: Option<i64>,
+    /// What changed; everything, when that is not known.
+    pub(super) kinds: Option<Kinds>,
+}
+
+impl RoomPart<'_> {
+    pub(super) fn may_have(&self, kinds: Kinds) -> bool {
+        self.kinds.is_none_or(|changed| changed.any(kinds))
+    }
+}
+
+/// The rooms of an answer by the user's membership.
+#[derive(Default)]
+struct Rooms {
+    join: Vec<(String, String)>,
+    invite: Vec<(String, String)>,
+    knock: Vec<(String, String)>,
+    leave: Vec<(String, String)>,
+}
+
+/// The answer when nothing has happened.
+pub(super) fn empty(position: Position) -> String {
+    let mut out = String::new();
+    let mut answer = Object::new(&mut out);
+    finish(&mut answer, position);
+    answer.finish();
+    out
+}
+
+fn finish(answer: &mut Object<'_>, position: Position) {
+    // Some clients take a missing count for an unknown one, so it is always told.
+    answer.json("device_one_time_keys_count", "{\"signed_curve25519\":0}");
+    answer.json("device_unused_fallback_key_types", "[]");
+    answer.text("next_batch", &SyncToken(position).to_string());
+}
+
+impl Sync {
+    /// Works out the answer; none if there is nothing to tell and `skip_empty` says to wait on.
+    pub(super) fn build(
+        &self,
+        requester: &Requester,
+        request: &SyncRequest,
+        range: &Range,
+        skip_empty: bool,
+    ) -> Result<Option<String>> {
+        let asking = Asking {
+            view: &range.view,
+            requester,
+            request,
+            since: range.since,
+        };
+        let data = match &range.changes {
+            Changes::Some(changed) if !changed.values().any(|k| k.any(Kinds::ACCOUNT_DATA)) => {
+                ChangedData::default()
+            }
+            _ => self.changed_data(&asking)?,
+        };
+        let mut rooms = Rooms::default();
+        match &range.changes {
+            Changes::None => {}
+            Changes::Some(changed) => {
+                for (room, kinds) in changed {
+                    let Some(room) = room else { continue };
+                    let Some(member) = USER_ROOMS.get(asking.view, &(requester.nid, *room))? else {
+                        continue;
+                    };
+                    self.add_room(&asking, &data, (*room, &member, Some(*kinds)), &mut rooms)?;
+                }
+            }
+            Changes::Unknown => {
+                for row in USER_ROOMS.scan(asking.view, &(requester.nid,)) {
+                    let ((_, room), member) = row?;
+                    self.add_room(&asking, &data, (room, &member, None), &mut rooms)?;
+                }
+            }
+        }
+        let presence = if range.may_have(Kinds::PRESENCE) {
+            self.presence_events(&asking)?
+        } else {
+            String::new()
+        };
+        let is_empty = presence.is_empty() && data.global.is_empty() && rooms.is_empty();
+        if is_empty && skip_empty {
+            return Ok(None);
+        }
+
+        let mut out = String::new();
+        let mut answer = Object::new(&mut out);
+        answer.events("account_data", &data.global);
+        answer.events("presence", &presence);
+        if !rooms.is_empty() {
+            let mut object = Object::new(answer.member("rooms"));
+            object.object("join", &rooms.join);
+            object.object("invite", &rooms.invite);
+            object.object("knock", &rooms.knock);
+            object.object("leave", &rooms.leave);
+            object.finish();
+        }
+        finish(&mut answer, range.view.position());
+        answer.finish();
+        Ok(Some(out))
+    }
+
+    fn add_room(
+        &self,
+        asking: &Asking<'_>,
+        data: &ChangedData,
+        (room, member, kinds): (RoomNid, &MemberRow, Option<Kinds>),
+        rooms: &mut Rooms,
+    ) -> Result<()> {
+        if member.forgotten {
+            return Ok(());
+        }
+        let id = self.store.room_id(room)?;
+        if !asking.request.filter.room.allows_room(&id) {
+            return Ok(());
+        }
+        let is_news = asking.since.is_none_or(|since| member.since > since);
+        match member.membership {
+            MembershipState::Join => {
+                if let Some(json) = self.joined(asking, data, room, member, kinds)? {
+                    rooms.join.push((id.to_string(), json));
+                }
+            }
+            MembershipState::Invite if is_news || asking.request.full_state => {
+                let json = self.stripped(asking, member, "invite_state")?;
+                rooms.invite.push((id.to_string(), json));
+            }
+            MembershipState::Knock if is_news || asking.request.full_state => {
+                let json = self.stripped(asking, member, "knock_state")?;
+                rooms.knock.push((id.to_string(), json));
+            }
+            MembershipState::Leave | MembershipState::Ban if is_news => {
+                let archived = asking.request.filter.room.include_leave;
+                if asking.since.is_none() && !archived {
+                    return Ok(());
+                }
+                if let Some(json) = self.left(asking, data, room, member)? {
+                    rooms.leave.push((id.to_string(), json));
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn part<'a>(
+        &'a self,
+        asking: &'a Asking<'a>,
+        room: RoomNid,
+        member: &'a MemberRow,
+        kinds: Option<Kinds>,
+    ) -> Result<RoomPart<'a>> {
+        let head = ROOM_HEADS.get(asking.view, &(room,))?;
+        Ok(RoomPart {
+            asking,
+            room,
+            member,
+            head: head.ok_or_else(|| Error::Internal(format!("room {room} has no head")))?,
+            sight: self.rooms.sight(asking.view, room, asking.requester)?,
+            known: asking
+                .since
+                .map(|since| PageToken::from(SyncToken(since)).0),
+            kinds,
+        })
+    }
+
+    fn joined(
+        &self,
+        asking: &Asking<'_>,
+        data: &ChangedData,
+        room: RoomNid,
+        member: &MemberRow,
+        kinds: Option<Kinds>,
+    ) -> Result<Option<String>> {
+        let mut part = self.part(asking, room, member, kinds)?;
+        let newly_joined = asking.since.is_none_or(|since| member.since > since);
+        if newly_joined {
+            (part.known, part.kinds) = (None, None);
+        }
+        let upto = PageToken::from(SyncToken(asking.view.position())).0;
+        let window = self.window(&part, upto)?;
+        let state = self.state_events(&part, &window, upto)?;
+        let ephemeral = self.ephemeral(&part)?;
+        let account_data = if newly_joined {
+            self.data(asking, room)?
+        } else {
+            data.room(room).to_owned()
+        };
+        let is_silent = window.shown.is_empty()
+            && !window.limited
+            && state.is_empty()
+            && ephemeral.is_empty()
+            && account_data.is_empty()
+            && !part.kinds.is_some_and(|kinds| kinds.any(Kinds::RECEIPTS));
+        if is_silent && !newly_joined && !asking.request.full_state {
+            return Ok(None);
+        }
+
+        let mut out = String::new();
+        let mut object = Object::new(&mut out);
+        object.events("account_data", &account_data);
+        object.events("ephemeral", &ephemeral);
+        write_state(&mut object, asking, &state);
+        if window.members_changed || part.known.is_none() {
+            self.summary(&part, object.member("summary"))?;
+        }
+        self.write_timeline(&part, &window, &mut object)?;
+        self.write_unread(&part, &mut object)?;
+        object.finish();
+        Ok(Some(out))
+    }
+
+    fn left(
+        &self,
+        asking: &Asking<'_>,
+        data: &ChangedData,
+        room: RoomNid,
+        member: &MemberRow,
+    ) -> Result<Option<String>> {
+        let mut part = self.part(asking, room, member, None)?;
+        // Who was not in the room when the client last asked knows nothing of it.
+        if let Some(known) = part.known
+            && !self.was_joined(&part, known)?
+        {
+            part.known = None;
+        }
+        let upto = member.event.live_order();
+        let window = self.window(&part, upto)?;
+        let state = self.state_events(&part, &window, upto)?;
+        let mut out = String::new();
+        let mut object = Object::new(&mut out);
+        object.events("account_data", data.room(room));
+        write_state(&mut object, asking, &state);
+        self.write_timeline(&part, &window, &mut object)?;
+        object.finish();
+        Ok(Some(out))
+    }
+
+    fn write_timeline(
+        &self,
+        part: &RoomPart<'_>,
+        window: &Window,
+        object: &mut Object<'_>,
+    ) -> Result<()> {
+        let mut timeline = Object::new(object.member("timeline"));
+        let events = timeline.member("events");
+        events.push('[');
+        self.write_events(part, &window.shown, events)?;
+        events.push(']');
+        timeline.json("limited", if window.limited { "true" } else { "false" });
+        timeline.text("prev_batch", &PageToken(window.before).to_string());
+        timeline.finish();
+        Ok(())
+    }
+
+    /// Typing and receipts.
+    fn ephemeral(&self, part: &RoomPart<'_>) -> Result<String> {
+        let filter = &part.asking.request.filter.room.ephemeral;
+        let (view, room) = (part.asking.view, part.room);
+        let since = part.known.and(part.asking.since);
+        let mut events = String::new();
+        if part.may_have(Kinds::TYPING)
+            && wants(filter, "m.typing")
+            && let Some(content) = self.typing.since(room, since)?
+        {
+            push_item(&mut events, &plain_event("m.typing", &content));
+        }
+        if part.may_have(Kinds::RECEIPTS)
+            && wants(filter, "m.receipt")
+            && let Some(content) = self
+                .receipts
+                .since(view, room, since, part.asking.requester)?
+        {
+            push_item(&mut events, &plain_event("m.receipt", &content));
+        }
+        Ok(events)
+    }
+
+    fn presence_events(&self, asking: &Asking<'_>) -> Result<String> {
+        let filter = &asking.request.filter.presence;
+        let mut events = String::new();
+        for (user, event) in self
+            .presence
+            .since(asking.view, asking.since, asking.requester)?
+        {
+            if filter.allows(&user, "m.presence") {
+                push_item(&mut events, &event);
+            }
+        }
+        Ok(events)
+    }
+}
+
+impl Rooms {
+    fn is_empty(&self) -> bool {
+        self.join.is_empty()
+            && self.invite.is_empty()
+            && self.knock.is_empty()
+            && self.leave.is_empty()
+    }
+}
+
+impl Range {
+    fn may_have(&self, kinds: Kinds) -> bool {
+        match &self.changes {
+            Changes::None => false,
+            Changes::Some(changed) => changed.values().any(|changed| changed.any(kinds)),
+            Changes::Unknown => true,
+        }
+    }
+}
+
+fn wants(filter: &RoomEventFilter, event_type: &str) -> bool {
+    filter.event.allows_type(event_type)
+}
+
+fn write_state(object: &mut Object<'_>, asking: &Asking<'_>, state: &str) {
+    match asking.request.state_after {
+        Some(name) => object.event_list(name, state),
+        None => object.event_list("state", state),
+    }
+}
