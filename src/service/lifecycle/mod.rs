@@ -1,6 +1,7 @@
 //! Use cases that begin, enter, leave and moderate rooms.
 
 mod create;
+mod everywhere;
 mod membership;
 mod restricted;
 mod send;
