@@ -83,7 +83,8 @@ impl Writer {
             let number = self.next;
             let url = format!("{url}/rooms/{}/send/m.room.message/{number}", self.room);
             let body = json!({ "msgtype": "m.text", "body": format!("{} {number}", self.name) });
-            let Ok((status, answer)) = call(client.put(&url), &self.token, Some(&body)).await else {
+            let Ok((status, answer)) = call(client.put(&url), &self.token, Some(&body)).await
+            else {
                 return;
             };
             assert_eq!(status, 200, "{answer}");
@@ -121,7 +122,12 @@ async fn register(client: &reqwest::Client, url: &str, name: &str) -> String {
 }
 
 /// The ids and bodies of all messages of a room, newest first.
-async fn messages(client: &reqwest::Client, url: &str, token: &str, room: &str) -> Vec<(String, String)> {
+async fn messages(
+    client: &reqwest::Client,
+    url: &str,
+    token: &str,
+    room: &str,
+) -> Vec<(String, String)> {
     let (mut found, mut from) = (Vec::new(), String::new());
     loop {
         let url = format!("{url}/rooms/{room}/messages?dir=b&limit=500{from}");
@@ -142,7 +148,11 @@ async fn messages(client: &reqwest::Client, url: &str, token: &str, room: &str) 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_is_acknowledged_survives_any_kill() {
-    let setting = |name: &str| std::env::var(name).ok().and_then(|value| value.parse().ok());
+    let setting = |name: &str| {
+        std::env::var(name)
+            .ok()
+            .and_then(|value| value.parse().ok())
+    };
     let kills = setting("KONTOR_CRASH_KILLS").unwrap_or(50_u64);
     let seed = setting("KONTOR_CRASH_SEED").unwrap_or_else(|| Clock::real().now_ms());
     println!("KONTOR_CRASH_SEED={seed}");
@@ -163,17 +173,27 @@ async fn what_is_acknowledged_survives_any_kill() {
         let room = if index > 0 && index % 2 == 0 {
             let first: &Writer = &writers[0];
             let url = format!("{}/rooms/{}/join", node.url, first.room);
-            let (status, answer) = call(client.post(url), &token, Some(&json!({}))).await.expect("an answer");
+            let (status, answer) = call(client.post(url), &token, Some(&json!({})))
+                .await
+                .expect("an answer");
             assert_eq!(status, 200, "{answer}");
             first.room.clone()
         } else {
             let url = format!("{}/createRoom", node.url);
             let body = json!({ "preset": "public_chat" });
-            let (status, answer) = call(client.post(url), &token, Some(&body)).await.expect("an answer");
+            let (status, answer) = call(client.post(url), &token, Some(&body))
+                .await
+                .expect("an answer");
             assert_eq!(status, 200, "{answer}");
             answer["room_id"].as_str().expect("an id").to_owned()
         };
-        writers.push(Writer { name, token, room, next: 0, acknowledged: Vec::new() });
+        writers.push(Writer {
+            name,
+            token,
+            room,
+            next: 0,
+            acknowledged: Vec::new(),
+        });
     }
     node.kill();
 
@@ -220,7 +240,10 @@ async fn what_is_acknowledged_survives_any_kill() {
             assert_eq!((found, body), (id, &format!("{} {number}", writer.name)));
         }
         // One more may have been written whose answer was lost.
-        assert!(own.len() <= writer.acknowledged.len() + 1, "something is there twice");
+        assert!(
+            own.len() <= writer.acknowledged.len() + 1,
+            "something is there twice"
+        );
         total += writer.acknowledged.len();
     }
     println!("{total} messages acknowledged over {kills} kills, all there once");

@@ -57,13 +57,17 @@ impl IncomingRequest for Sync {
         request: http::Request<&[u8]>,
         _: &[&str],
     ) -> Result<Self, DeserializationError> {
-        Ok(serde_html_form::from_str(request.uri().query().unwrap_or_default())?)
+        Ok(serde_html_form::from_str(
+            request.uri().query().unwrap_or_default(),
+        )?)
     }
 }
 
 async fn sync(
     services: Arc<Services>,
-    Ruma { request, requester, .. }: Ruma<Sync>,
+    Ruma {
+        request, requester, ..
+    }: Ruma<Sync>,
 ) -> Result<Json> {
     let since = request.since.filter(|since| !since.is_empty());
     let since = since.map(|since| since.parse()).transpose();
