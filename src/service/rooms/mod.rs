@@ -3,9 +3,12 @@
 mod append;
 mod head;
 mod read;
+mod relations;
 mod render;
+mod state;
 #[cfg(test)]
 pub(crate) mod testing;
+mod timeline;
 mod visibility;
 
 use std::sync::Arc;
@@ -18,6 +21,9 @@ pub use self::{
     append::{NewEvent, Run, Transaction, Written},
     head::{RoomGuard, RoomHead},
     read::Stored,
+    relations::Kind,
+    state::Members,
+    timeline::{MAX_PAGE, Page, Slice},
     visibility::{Reach, Seen, Sight},
 };
 use super::keyring::Keyring;

@@ -46,7 +46,14 @@ pub struct Sight<'r> {
     ignored: HashSet<OwnedUserId>,
     member_key: Option<StateKeyNid>,
     visibility_key: Option<StateKeyNid>,
-    moments: RefCell<HashMap<SnapshotId, Moment>>,
+    moments: RefCell<HashMap<SnapshotId, Known>>,
+}
+
+/// The state that decides, and where in the timeline it came to be so.
+#[derive(Clone)]
+struct Known {
+    moment: Moment,
+    since: i64,
 }
 
 /// Whether the user is, was, or never was in the room.
@@ -134,7 +141,7 @@ impl Sight<'_> {
         if matches!(self.presence, Presence::Joined { since } if since <= order) {
             return Ok(Some(MembershipState::Join));
         }
-        let before = self.moment(stored.facts.before)?;
+        let before = self.moment(stored.facts.before)?.moment;
         let mut after = before.clone();
         if let Some(membership) = own {
             after.membership = membership.clone();
@@ -221,21 +228,35 @@ impl Sight<'_> {
             .flatten()
     }
 
-    fn moment(&self, snapshot: SnapshotId) -> Result<Moment> {
-        if let Some(moment) = self.moments.borrow().get(&snapshot) {
-            return Ok(moment.clone());
+    /// From where on the events up to this hidden one are hidden for the same reason.
+    pub(super) fn hidden_since(&self, stored: &Stored) -> Result<Option<i64>> {
+        let Known { moment, since } = self.moment(stored.facts.before)?;
+        let order = stored.facts.order;
+        let hidden =
+            order.is_some_and(|order| !may_see(&moment, &moment, self.joined_after(order)));
+        Ok(hidden.then_some(since))
+    }
+
+    fn moment(&self, snapshot: SnapshotId) -> Result<Known> {
+        if let Some(known) = self.moments.borrow().get(&snapshot) {
+            return Ok(known.clone());
         }
         let state = self.rooms.store.state(snapshot)?;
         let entry = |key: Option<StateKeyNid>| {
             let nid = key.and_then(|key| state.get(&key).copied());
             nid.map(|nid| self.rooms.event(self.view, nid)).transpose()
         };
-        let moment = Moment::new(
-            entry(self.visibility_key)?.map(|stored| visibility_of(&stored.event)),
-            entry(self.member_key)?.and_then(|stored| stored.event.header.membership.clone()),
-        );
-        self.moments.borrow_mut().insert(snapshot, moment.clone());
-        Ok(moment)
+        let (visibility, member) = (entry(self.visibility_key)?, entry(self.member_key)?);
+        let orders = [&visibility, &member].map(|entry| entry.as_ref()?.facts.order);
+        let known = Known {
+            moment: Moment::new(
+                visibility.map(|stored| visibility_of(&stored.event)),
+                member.and_then(|stored| stored.event.header.membership.clone()),
+            ),
+            since: orders.into_iter().flatten().max().unwrap_or(i64::MIN),
+        };
+        self.moments.borrow_mut().insert(snapshot, known.clone());
+        Ok(known)
     }
 }
 

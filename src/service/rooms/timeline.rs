@@ -1,0 +1,386 @@
+//! The timeline as one user sees it: pages of it, what surrounds an event, and one event alone.
+//!
+//! See "Syncing" (`/messages`, `/context`, `/event`) in the client-server API.
+
+use std::{
+    collections::BTreeSet,
+    ops::{Bound, RangeInclusive},
+    sync::Arc,
+};
+
+use ruma::{EventId, RoomId, UserId, api::Direction, events::TimelineEventType};
+use serde::{Deserialize, de::IgnoredAny};
+
+use super::{Rooms, Seen, Sight, Stored, visibility::not_in_room};
+use crate::{
+    error::{Error, Result},
+    protocol::{
+        filter::RoomEventFilter,
+        format::{self, Shape},
+        ids::SnapshotId,
+        token::PageToken,
+    },
+    service::Requester,
+    store::{
+        self, StateMap, View,
+        schema::{RELATIONS, TIMELINE},
+    },
+};
+
+/// The most events of an answer.
+pub const MAX_PAGE: usize = 1000;
+
+/// The most events that are looked at for one answer. A filter that lets few pass gives short pages instead of long
+/// waits.
+const MAX_SCANNED: usize = 2000;
+
+/// The fewest events that are read at once.
+const MIN_READ: usize = 16;
+
+/// Which part of a timeline is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Page<'f> {
+    /// Where to begin; where the timeline ends or begins if nothing is said.
+    pub from: Option<PageToken>,
+    /// Where to stop.
+    pub to: Option<PageToken>,
+    /// Which way to go.
+    pub dir: Direction,
+    /// The most events to give.
+    pub limit: usize,
+    /// Which events to give.
+    pub filter: &'f RoomEventFilter,
+}
+
+/// Events of a page, in the direction in which it was read.
+#[derive(Debug)]
+pub struct Slice {
+    /// The events.
+    pub events: Vec<Seen>,
+    /// Where to go on.
+    pub end: PageToken,
+    /// Whether nothing lies behind `end` before the place where to stop.
+    pub exhausted: bool,
+}
+
+impl Rooms {
+    /// What a user sees of the room with this id.
+    ///
+    /// # Errors
+    /// 403 when there is no such room, the same as for a room that the user is not in.
+    pub fn sight_of<'r>(
+        &'r self,
+        view: &'r View,
+        room: &RoomId,
+        asker: &'r Requester,
+    ) -> Result<Sight<'r>> {
+        let room = self.store.find_room(room)?.ok_or_else(not_in_room)?;
+        self.sight(view, room, asker)
+    }
+
+    /// A page of the timeline, as the answer of `/messages`.
+    ///
+    /// # Errors
+    /// 403 when the user was never in the room and it is not open to everybody.
+    pub fn messages(&self, asker: &Requester, room: &RoomId, page: Page<'_>) -> Result<String> {
+        let view = self.store.view();
+        let sight = self.sight_of(&view, room, asker)?;
+        sight.reach()?;
+        let slice = sight.slice(page)?;
+        let mut out = String::with_capacity(slice.events.len() * 900 + 200);
+        out.push_str("{\"chunk\":[");
+        sight.show_all(&mut out, &slice.events, Shape::Client)?;
+        out.push_str("],\"start\":");
+        format::push_string(&mut out, &sight.start(page).to_string());
+        // Forward, more may come any time; a client that has got nothing knows that it is at the end.
+        let is_last = match page.dir {
+            Direction::Backward => slice.exhausted,
+            Direction::Forward => slice.exhausted && slice.events.is_empty(),
+        };
+        if !is_last {
+            out.push_str(",\"end\":");
+            format::push_string(&mut out, &slice.end.to_string());
+        }
+        if page.filter.lazy_load_members
+            && let Some(first) = slice.events.first()
+        {
+            let state = self.store.state(first.stored.after())?;
+            let members = sight.senders_in(&state, &slice.events)?;
+            out.push_str(",\"state\":[");
+            sight.show_state(
+                &mut out,
+                members.iter().map(|stored| &**stored),
+                Shape::Client,
+            );
+            out.push(']');
+        }
+        out.push('}');
+        Ok(out)
+    }
+
+    /// One event, as the answer of `/event`.
+    ///
+    /// # Errors
+    /// 404 when it is not in this room, or not for this user to see.
+    pub fn single_event(&self, asker: &Requester, room: &RoomId, id: &EventId) -> Result<String> {
+        let missing = || Error::not_found("The event");
+        let view = self.store.view();
+        let nid = self.store.find_room(room)?.ok_or_else(missing)?;
+        let sight = self.sight(&view, nid, asker)?;
+        let seen = sight.find(room, id)?.ok_or_else(missing)?;
+        let mut out = String::new();
+        sight.show(&mut out, &seen, Shape::Client)?;
+        Ok(out)
+    }
+
+    /// An event with what surrounds it, as the answer of `/context`.
+    ///
+    /// # Errors
+    /// 403 when the user may not see the room, 404 when they may but not the event.
+    pub fn context(
+        &self,
+        asker: &Requester,
+        room: &RoomId,
+        id: &EventId,
+        limit: usize,
+        filter: &RoomEventFilter,
+    ) -> Result<String> {
+        let view = self.store.view();
+        let sight = self.sight_of(&view, room, asker)?;
+        let Some(seen) = sight.find(room, id)? else {
+            sight.reach()?;
+            return Err(Error::not_found("The event"));
+        };
+        let order = seen.stored.facts.order.unwrap_or_default();
+        let limit = limit.min(MAX_PAGE);
+        let page = |dir, from, limit| Page {
+            from: Some(PageToken(from)),
+            to: None,
+            dir,
+            limit,
+            filter,
+        };
+        let before = sight.slice(page(Direction::Backward, order - 1, limit / 2))?;
+        let after = sight.slice(page(Direction::Forward, order, limit - limit / 2))?;
+        let last = after.events.last().unwrap_or(&seen).stored.after();
+
+        let mut out = String::from("{\"event\":");
+        sight.show(&mut out, &seen, Shape::Client)?;
+        for (name, slice) in [("events_before", &before), ("events_after", &after)] {
+            out.push_str(",\"");
+            out.push_str(name);
+            out.push_str("\":[");
+            sight.show_all(&mut out, &slice.events, Shape::Client)?;
+            out.push(']');
+        }
+        for (name, token) in [("start", before.end), ("end", after.end)] {
+            out.push_str(",\"");
+            out.push_str(name);
+            out.push_str("\":");
+            format::push_string(&mut out, &token.to_string());
+        }
+        let all: Vec<_> = before
+            .events
+            .into_iter()
+            .chain([seen])
+            .chain(after.events)
+            .collect();
+        let state = sight.state_around(last, &all, filter)?;
+        out.push_str(",\"state\":[");
+        sight.show_state(
+            &mut out,
+            state.iter().map(|stored| &**stored),
+            Shape::Client,
+        );
+        out.push_str("]}");
+        Ok(out)
+    }
+}
+
+impl Sight<'_> {
+    /// The event with this id, if it is in this room and the asker may see it.
+    pub fn find(&self, room: &RoomId, id: &EventId) -> Result<Option<Seen>> {
+        let found = self.rooms.find_event(self.view, id)?;
+        let Some(stored) = found.filter(|stored| stored.event.header.room_id == room) else {
+            return Ok(None);
+        };
+        let membership = self.sees(&stored)?;
+        Ok(membership.map(|membership| Seen { stored, membership }))
+    }
+
+    /// Reads a page of what the asker may see.
+    pub fn slice(&self, page: Page<'_>) -> Result<Slice> {
+        let limit = page.limit.min(MAX_PAGE);
+        let mut span = self.span(page);
+        let mut events: Vec<Seen> = Vec::new();
+        let mut scanned = 0;
+        let exhausted = 'reading: loop {
+            if span.is_empty() {
+                break true;
+            }
+            // One more than wanted tells whether there is more.
+            let wanted = (limit - events.len() + 1).max(MIN_READ);
+            let read = self.read(&span, page.dir, wanted)?;
+            let reached_end = read.len() < wanted;
+            scanned += read.len();
+            for stored in read {
+                if events.len() == limit {
+                    break 'reading false;
+                }
+                let order = stored.facts.order.unwrap_or_default();
+                span = behind(span, page.dir, order);
+                if !self.passes(&stored, page.filter)? {
+                    continue;
+                }
+                match self.sees(&stored)? {
+                    Some(membership) => events.push(Seen { stored, membership }),
+                    None if page.dir == Direction::Backward => {
+                        if let Some(since) = self.hidden_since(&stored)?
+                            && since < order
+                        {
+                            span = *span.start()..=since;
+                            continue 'reading;
+                        }
+                    }
+                    None => {}
+                }
+            }
+            if reached_end {
+                break true;
+            }
+            if scanned >= MAX_SCANNED {
+                break false;
+            }
+        };
+        let end = match page.dir {
+            Direction::Backward => *span.end(),
+            Direction::Forward => span.start().saturating_sub(1),
+        };
+        Ok(Slice {
+            events,
+            end: PageToken(end),
+            exhausted,
+        })
+    }
+
+    /// Where a page begins.
+    fn start(&self, page: Page<'_>) -> PageToken {
+        page.from.unwrap_or(match page.dir {
+            Direction::Backward => self.now(),
+            Direction::Forward => PageToken(i64::MIN),
+        })
+    }
+
+    /// The gap behind all that there is now.
+    fn now(&self) -> PageToken {
+        let now = i64::try_from(self.view.position().0).unwrap_or(i64::MAX);
+        PageToken(now.min(self.horizon() - 1))
+    }
+
+    /// The orders that a page covers. A token is the gap behind the event with its order.
+    fn span(&self, page: Page<'_>) -> RangeInclusive<i64> {
+        let PageToken(from) = self.start(page);
+        let to = page.to.map(|PageToken(to)| to);
+        let (low, high) = match page.dir {
+            Direction::Backward => (to.map_or(i64::MIN, |to| to.saturating_add(1)), from),
+            Direction::Forward => (from.saturating_add(1), to.unwrap_or(i64::MAX)),
+        };
+        low..=high.min(self.now().0)
+    }
+
+    /// The next events of the timeline, whoever may see them.
+    fn read(
+        &self,
+        span: &RangeInclusive<i64>,
+        dir: Direction,
+        count: usize,
+    ) -> Result<Vec<Arc<Stored>>> {
+        let bounds = (
+            Bound::Included((self.room, *span.start())),
+            Bound::Included((self.room, *span.end())),
+        );
+        let rows = match dir {
+            Direction::Backward => TIMELINE.range_back(self.view, &(self.room,), bounds),
+            Direction::Forward => TIMELINE.range(self.view, &(self.room,), bounds),
+        };
+        let nids: Vec<_> = rows
+            .take(count)
+            .map(|row| row.map(|(_, (nid,))| nid))
+            .collect::<store::Result<_>>()?;
+        self.rooms.events(self.view, &nids)
+    }
+
+    /// Whether a filter lets an event pass.
+    pub fn passes(&self, stored: &Stored, filter: &RoomEventFilter) -> Result<bool> {
+        if filter.allows_all() {
+            return Ok(true);
+        }
+        if !filter.allows_event(&stored.event.header, || has_url(stored)) {
+            return Ok(false);
+        }
+        if !filter.asks_for_relations() {
+            return Ok(true);
+        }
+        let mut related = Vec::new();
+        for row in RELATIONS.scan(self.view, &(stored.nid,)) {
+            let ((_, kind, _), row) = row?;
+            related.push((self.rooms.store.user_id(row.sender)?, kind));
+        }
+        let related = related
+            .iter()
+            .map(|(sender, kind)| (&***sender, kind.as_str()));
+        Ok(filter.allows_related_by(related))
+    }
+
+    /// The member events of those who have sent these events.
+    fn senders_in(&self, state: &StateMap, events: &[Seen]) -> Result<Vec<Arc<Stored>>> {
+        let senders: BTreeSet<&UserId> = events
+            .iter()
+            .map(|seen| &*seen.stored.event.header.sender)
+            .collect();
+        let mut nids = Vec::with_capacity(senders.len());
+        for sender in senders {
+            let key = self
+                .rooms
+                .store
+                .find_state_key("m.room.member", sender.as_str())?;
+            nids.extend(key.and_then(|key| state.get(&key).copied()));
+        }
+        self.rooms.events(self.view, &nids)
+    }
+
+    /// The state at the end of some events, as far as the filter wants it.
+    fn state_around(
+        &self,
+        at: SnapshotId,
+        events: &[Seen],
+        filter: &RoomEventFilter,
+    ) -> Result<Vec<Arc<Stored>>> {
+        let state = self.rooms.store.state(at)?;
+        let nids: Vec<_> = state.values().copied().collect();
+        let mut all = self.rooms.events(self.view, &nids)?;
+        if filter.lazy_load_members {
+            all.retain(|stored| stored.event.header.event_type != TimelineEventType::RoomMember);
+            all.extend(self.senders_in(&state, events)?);
+        }
+        all.retain(|stored| filter.allows_event(&stored.event.header, || has_url(stored)));
+        Ok(all)
+    }
+}
+
+/// What is left of a span behind the event with this order.
+fn behind(span: RangeInclusive<i64>, dir: Direction, order: i64) -> RangeInclusive<i64> {
+    match dir {
+        Direction::Backward => *span.start()..=order.saturating_sub(1),
+        Direction::Forward => order.saturating_add(1)..=*span.end(),
+    }
+}
+
+fn has_url(stored: &Stored) -> bool {
+    #[derive(Deserialize)]
+    struct Content {
+        #[serde(rename = "url")]
+        _url: IgnoredAny,
+    }
+    stored.event.content_as::<Content>().is_ok()
+}
