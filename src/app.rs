@@ -5,26 +5,29 @@ use std::{
     net::SocketAddr,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
 };
 
-use axum::Router;
-use tokio_util::sync::CancellationToken;
-
 use crate::{
-    clock::Clock,
+    clock::{Clock, Entropy},
     config::{self, Config, RegistrationMode},
-    http::serve::{ListenError, Listeners},
+    error::Error,
+    http::{
+        self,
+        serve::{ListenError, Listeners},
+    },
+    service::{Services, accounts::Cost},
     store::{self, Store},
 };
 
+/// How long tasks have to finish after the last connection is closed.
+const LAST_TASKS: Duration = Duration::from_millis(800);
+
 /// A node that is ready to answer.
 pub struct App {
-    config: Config,
-    store: Store,
-    router: Router,
+    services: Arc<Services>,
     listeners: Listeners,
-    /// Cancelled when the node shall stop; everything that waits listens to it.
-    stop: CancellationToken,
     /// The token for the first account, on the first start only.
     first_token: Option<String>,
 }
@@ -49,6 +52,9 @@ pub enum StartError {
     /// The store cannot be opened.
     #[error(transparent)]
     Store(store::Error),
+    /// What the node needs to know about itself cannot be read or made.
+    #[error("the node cannot be set up: {0}")]
+    SetUp(#[from] Error),
     /// An address or a certificate.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -70,7 +76,7 @@ impl StartError {
             Self::Store(store::Error::Schema { .. }) => {
                 "Install the version that wrote it, or a newer one."
             }
-            Self::Store(_) => {
+            Self::Store(_) | Self::SetUp(_) => {
                 "Look whether the disk is full or broken; if a copy of the directory works, use that."
             }
             Self::Listen(ListenError::Bind { .. }) => {
@@ -95,27 +101,39 @@ impl App {
         create_data_dir(&config.server.data_dir)?;
         // Before anything else is touched, so that a second node on the same directory changes nothing.
         let store = open_store(&config)?;
-        let router = Router::new();
-        let listeners = Listeners::bind(&config, clock).await?;
-        Ok(Self {
-            config,
+        let cost = Cost::real();
+        let services = Services::new(
+            Arc::new(config),
+            clock.clone(),
+            Entropy::real(),
             store,
-            router,
+            &cost,
+        )?;
+        let first_token = services.accounts.first_token().await?;
+        let listeners = Listeners::bind(&services.config, clock).await?;
+        Ok(Self {
+            services: Arc::new(services),
             listeners,
-            stop: CancellationToken::new(),
-            first_token: None,
+            first_token,
         })
     }
 
     /// Answers requests until `shutdown` completes, then stops within 5 seconds.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
-        let stop = self.stop.clone();
-        let listening = self.listeners.run(self.router, self.stop);
+        let services = self.services;
+        let router = http::router(services.clone());
+        let listening = self.listeners.run(router, services.stop.clone());
         tokio::join!(listening, async {
             shutdown.await;
-            stop.cancel();
+            services.stop.cancel();
         });
-        self.store.close();
+        services.tasks.close();
+        let finished = tokio::time::timeout(LAST_TASKS, services.tasks.wait()).await;
+        if finished.is_err() {
+            let left = services.tasks.len();
+            tracing::warn!("{left} tasks did not finish in time");
+        }
+        services.store().close();
     }
 
     /// Walks the whole store and tells each broken invariant in one line.
@@ -135,7 +153,7 @@ impl App {
     /// What the person who started the node needs to know now.
     pub fn banner(&self) -> String {
         startup_banner(
-            &self.config,
+            &self.services.config,
             self.listeners.http(),
             self.listeners.https(),
             self.first_token.as_deref(),

@@ -3,6 +3,8 @@
 //! A lookup that finds nothing is not an error; whoever needs the thing says so with [`Error::not_found`]. Errors are
 //! logged once, where they are answered.
 
+use std::time::Duration;
+
 use http::StatusCode;
 use ruma::api::client::uiaa::UiaaInfo;
 use serde_json::{Map, Value};
@@ -45,7 +47,7 @@ pub enum Error {
 }
 
 /// What a use case gives.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     /// Any answer of the specification.
@@ -94,6 +96,31 @@ impl Error {
     /// 413 M_TOO_LARGE.
     pub fn too_large(message: impl Into<String>) -> Self {
         Self::api(StatusCode::PAYLOAD_TOO_LARGE, "M_TOO_LARGE", message)
+    }
+
+    /// 429 M_LIMIT_EXCEEDED: come back after `wait`.
+    pub fn limit_exceeded(wait: Duration) -> Self {
+        // Rounded up: who comes back when we said must not be refused again.
+        let milliseconds = wait.as_nanos().div_ceil(1_000_000);
+        Self::api(
+            StatusCode::TOO_MANY_REQUESTS,
+            "M_LIMIT_EXCEEDED",
+            "Too many requests; wait a moment",
+        )
+        .with(
+            "retry_after_ms",
+            u64::try_from(milliseconds).unwrap_or(u64::MAX),
+        )
+    }
+
+    /// 401 M_UNKNOWN_TOKEN. With `soft_logout` the client keeps what it has and gets itself a new token.
+    pub fn unknown_token(soft_logout: bool) -> Self {
+        Self::api(
+            StatusCode::UNAUTHORIZED,
+            "M_UNKNOWN_TOKEN",
+            "The access token is not known or has expired",
+        )
+        .with("soft_logout", soft_logout)
     }
 
     /// Adds a member to the answer.

@@ -100,7 +100,7 @@ const COMPOSITION: &[&str] = &["app", "cli", "lib", "main"];
 /// The services from the lowest rank to the highest. A service may import those of lower ranks only, and no other of
 /// its own rank.
 const SERVICE_RANKS: &[&[&str]] = &[
-    &["appservices", "keyring", "requester"],
+    &["appservices", "keyring", "limits", "requester"],
     &["accounts", "media"],
     &["rooms"],
     &["ephemeral", "e2ee"],

@@ -245,10 +245,19 @@ pub struct LogFilter {
 
 as_text!(LogFilter);
 
+/// The library that checks events against the rules of their rooms.
+const STATE_RES: &str = "ruma_state_res";
+
 impl LogFilter {
     /// The filter in the form the log takes.
     pub fn targets(&self) -> Targets {
-        self.targets.clone()
+        if self.text.contains(STATE_RES) {
+            return self.targets.clone();
+        }
+        // It tells several lines about every event, which nobody wants who did not ask for them by name.
+        self.targets
+            .clone()
+            .with_target(STATE_RES, LevelFilter::WARN)
     }
 }
 

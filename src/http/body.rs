@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use http_body_util::BodyExt;
 
-use super::limits::matrix_error;
+use super::respond::matrix_error;
 
 /// How long a client may take for a small body.
 const PATIENCE: Duration = Duration::from_secs(30);

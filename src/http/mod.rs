@@ -1,9 +1,62 @@
-//! The HTTP face of the node: how connections are accepted and bounded.
+//! The HTTP face of the node: how connections are accepted and bounded, and which endpoints there are.
 
 pub mod body;
+mod client;
 mod connection;
-pub mod limits;
+mod extract;
 pub mod peer;
 mod respond;
+mod routes;
 pub mod serve;
 mod tls;
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::Request,
+    middleware::{Next, from_fn},
+    response::{IntoResponse as _, Response},
+};
+use http::{HeaderValue, Method, StatusCode, header};
+
+use self::routes::Routes;
+use crate::{error::Error, service::Services};
+
+/// Every endpoint of the node.
+pub fn router(services: Arc<Services>) -> Router {
+    client::routes(Routes::new())
+        .finish()
+        .fallback(async || unrecognized(StatusCode::NOT_FOUND))
+        .method_not_allowed_fallback(async || unrecognized(StatusCode::METHOD_NOT_ALLOWED))
+        .layer(from_fn(cross_origin))
+        .with_state(services)
+}
+
+fn unrecognized(status: StatusCode) -> Response {
+    Error::api(status, "M_UNRECOGNIZED", "There is no such endpoint").into_response()
+}
+
+/// Lets web apps of any origin in. See "Web browser clients".
+async fn cross_origin(request: Request, next: Next) -> Response {
+    let mut response = if request.method() == Method::OPTIONS {
+        StatusCode::NO_CONTENT.into_response()
+    } else {
+        next.run(request).await
+    };
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+        (
+            header::ACCESS_CONTROL_ALLOW_METHODS,
+            "GET, POST, PUT, DELETE, OPTIONS",
+        ),
+        (
+            header::ACCESS_CONTROL_ALLOW_HEADERS,
+            "X-Requested-With, Content-Type, Authorization",
+        ),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}

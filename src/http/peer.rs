@@ -10,17 +10,6 @@ use crate::config::Network;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerAddr(pub SocketAddr);
 
-impl PeerAddr {
-    /// The key under which limits count this client. One customer of an IPv6 provider holds at least a /64, so all
-    /// of its addresses count as one.
-    pub fn limit_key(&self) -> IpAddr {
-        match self.0.ip().to_canonical() {
-            IpAddr::V6(address) => IpAddr::V6((address.to_bits() & (u128::MAX << 64)).into()),
-            v4 => v4,
-        }
-    }
-}
-
 /// The client behind `connected`: the last address in `X-Forwarded-For` that is not itself a trusted proxy.
 ///
 /// Everything further left was written by the client and proves nothing.
@@ -86,14 +75,5 @@ mod tests {
                 "{connected} {headers:?}"
             );
         }
-    }
-
-    #[test]
-    fn limits_count_a_whole_ipv6_customer() {
-        let key = |address: &str| PeerAddr(address.parse().unwrap()).limit_key();
-        assert_eq!(key("[2001:db8::1]:1"), key("[2001:db8::ffff]:2"));
-        assert_ne!(key("[2001:db8::1]:1"), key("[2001:db8:0:1::1]:1"));
-        assert_eq!(key("[::ffff:1.2.3.4]:1"), key("1.2.3.4:2"));
-        assert_ne!(key("1.2.3.4:1"), key("1.2.3.5:1"));
     }
 }

@@ -4,14 +4,25 @@ pub mod accounts;
 pub mod ephemeral;
 pub mod keyring;
 pub mod lifecycle;
+pub mod limits;
 mod requester;
 pub mod rooms;
 pub mod sync;
 
 use std::sync::Arc;
 
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
 pub use self::requester::Requester;
-use self::{keyring::Keyring, lifecycle::Lifecycle, rooms::Rooms};
+use self::{
+    accounts::{Accounts, Cost},
+    ephemeral::{Presence, Receipts, Typing},
+    keyring::Keyring,
+    lifecycle::Lifecycle,
+    limits::Limits,
+    rooms::Rooms,
+    sync::{Sources, Sync},
+};
 use crate::{
     clock::{Clock, Entropy},
     config::Config,
@@ -27,20 +38,51 @@ pub struct Services {
     pub clock: Clock,
     /// Randomness.
     pub entropy: Entropy,
+    /// How often anybody may do what costs much.
+    pub limits: Limits,
+    /// Local accounts.
+    pub accounts: Arc<Accounts>,
     /// Rooms and their events.
     pub rooms: Arc<Rooms>,
     /// What begins, changes and ends a user's part in rooms.
     pub lifecycle: Lifecycle,
+    /// Who is typing.
+    pub typing: Arc<Typing>,
+    /// Who has read what.
+    pub receipts: Arc<Receipts>,
+    /// Who is there.
+    pub presence: Arc<Presence>,
+    /// What tells clients of all this.
+    pub sync: Arc<Sync>,
+    /// Cancelled when the node stops; whatever waits listens to it.
+    pub stop: CancellationToken,
+    /// Everything that runs beside the requests, so that a stop can wait for it.
+    pub tasks: TaskTracker,
     store: Store,
 }
 
 impl Services {
-    /// Builds the services over an open store.
+    /// Builds the services over an open store. `cost` is how much work it is to guess a password.
     ///
     /// # Errors
     /// When the store fails.
-    pub fn new(config: Arc<Config>, clock: Clock, entropy: Entropy, store: Store) -> Result<Self> {
+    pub fn new(
+        config: Arc<Config>,
+        clock: Clock,
+        entropy: Entropy,
+        store: Store,
+        cost: &Cost,
+    ) -> Result<Self> {
+        let limits = Limits::new(config.limits.enabled, clock.clone());
         let keyring = Arc::new(Keyring::open(&store, &entropy, &config.server.name)?);
+        let accounts = Arc::new(Accounts::new(
+            store.clone(),
+            clock.clone(),
+            entropy.clone(),
+            limits.clone(),
+            &config,
+            cost,
+        ));
         let rooms = Arc::new(Rooms::new(
             store.clone(),
             clock.clone(),
@@ -48,13 +90,44 @@ impl Services {
             keyring,
             &config,
         ));
-        let lifecycle = Lifecycle::new(store.clone(), rooms.clone());
+        let lifecycle = Lifecycle::new(store.clone(), rooms.clone(), limits.clone());
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let typing = Arc::new(Typing::new(
+            store.clone(),
+            clock.clone(),
+            rooms.clone(),
+            tasks.clone(),
+            stop.clone(),
+        ));
+        let receipts = Arc::new(Receipts::new(store.clone(), clock.clone(), rooms.clone()));
+        let presence = Arc::new(Presence::new(
+            store.clone(),
+            clock.clone(),
+            tasks.clone(),
+            stop.clone(),
+        ));
+        let sources = Sources {
+            rooms: rooms.clone(),
+            accounts: accounts.clone(),
+            typing: typing.clone(),
+            receipts: receipts.clone(),
+            presence: presence.clone(),
+        };
+        let sync = Sync::new(store.clone(), clock.clone(), stop.clone(), sources);
         Ok(Self {
             config,
             clock,
             entropy,
+            limits,
+            accounts,
             rooms,
             lifecycle,
+            typing,
+            receipts,
+            presence,
+            sync: Arc::new(sync),
+            stop,
+            tasks,
             store,
         })
     }

@@ -152,7 +152,10 @@ impl Presence {
         }
         let state = state_of(state)
             .ok_or_else(|| Error::invalid_param("There is no such state of presence"))?;
-        if status_msg.as_ref().is_some_and(|text| text.len() > MAX_STATUS) {
+        if status_msg
+            .as_ref()
+            .is_some_and(|text| text.len() > MAX_STATUS)
+        {
             return Err(Error::invalid_param("The status message is too long"));
         }
         let now = self.clock.now_ms();

@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, fmt::Write as _, ops::Bound, sync::Arc};
 
 use ruma::{
-    EventId, OwnedEventId, RoomId, api::client::receipt::create_receipt::v3::ReceiptType,
+    OwnedEventId, RoomId, api::client::receipt::create_receipt::v3::ReceiptType,
     events::receipt::ReceiptThread,
 };
 use serde::Deserialize;
@@ -184,16 +184,16 @@ impl Receipts {
         stored: &Stored,
     ) -> Result<Option<Change>> {
         #[derive(Deserialize)]
-        struct Marker<'r> {
-            event_id: &'r EventId,
+        struct Marker {
+            event_id: OwnedEventId,
         }
         if mark.thread != ReceiptThread::Unthreaded {
             return Err(Error::invalid_param("A fully read marker has no thread"));
         }
         let old = ACCOUNT_DATA.get(view, &(user, room, FULLY_READ))?;
         if let Some(old) = &old
-            && let Ok(marker) = serde_json::from_str::<Marker<'_>>(&old.content)
-            && let Some(there) = self.rooms.find_event(view, marker.event_id)?
+            && let Ok(marker) = serde_json::from_str::<Marker>(&old.content)
+            && let Some(there) = self.rooms.find_event(view, &marker.event_id)?
             && there.facts.order >= Some(order(stored)?)
         {
             return Ok(None);

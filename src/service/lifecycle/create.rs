@@ -19,6 +19,7 @@ use crate::{
     protocol::{auth::Denied, version},
     service::{
         Requester,
+        limits::Kind,
         rooms::{NewEvent, Run},
     },
     store::{
@@ -62,6 +63,13 @@ impl Lifecycle {
             return Err(Error::invalid_param(format!(
                 "At most {MAX_INVITES} users can be invited at once"
             )));
+        }
+        self.limits
+            .check(Kind::Message, requester.user_id.as_str())?;
+        for user in &request.invite {
+            self.limits
+                .check(Kind::Invite, requester.user_id.as_str())?;
+            self.limits.check(Kind::Invited, user.as_str())?;
         }
         let creator = &*requester.user_id;
         let alias = self.new_alias(request.room_alias_name.as_deref())?;

@@ -16,6 +16,7 @@ use crate::{
     protocol::ids::UserNid,
     service::{
         Requester,
+        limits::Kind,
         rooms::{NewEvent, RoomGuard, RoomHead, Run},
     },
     store::{
@@ -55,6 +56,7 @@ impl Lifecycle {
         reason: Option<String>,
         custom: CanonicalJsonObject,
     ) -> Result<()> {
+        self.limits.check(Kind::Join, requester.user_id.as_str())?;
         let mut guard = self.rooms.lock(room).await?;
         let head = guard.head();
         let before = self.membership(head, requester.nid)?;
@@ -96,6 +98,7 @@ impl Lifecycle {
         room: &RoomId,
         reason: Option<String>,
     ) -> Result<()> {
+        self.limits.check(Kind::Join, requester.user_id.as_str())?;
         let guard = self.rooms.lock(room).await?;
         let profile = self.profile(&self.store.latest(), &requester.user_id)?;
         self.change(
@@ -148,6 +151,9 @@ impl Lifecycle {
         target: &UserId,
         reason: Option<String>,
     ) -> Result<()> {
+        self.limits
+            .check(Kind::Invite, requester.user_id.as_str())?;
+        self.limits.check(Kind::Invited, target.as_str())?;
         let guard = self.rooms.lock_for(requester, room).await?;
         let profile = self.profile(&self.store.latest(), target)?;
         self.change(

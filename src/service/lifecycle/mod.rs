@@ -1,6 +1,7 @@
 //! Use cases that begin, enter, leave and moderate rooms.
 
 mod create;
+mod everywhere;
 mod membership;
 mod restricted;
 mod send;
@@ -15,7 +16,7 @@ use ruma::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
-use super::rooms::Rooms;
+use super::{limits::Limits, rooms::Rooms};
 use crate::{
     error::{Error, Result},
     protocol::integrity,
@@ -29,16 +30,18 @@ use crate::{
 pub struct Lifecycle {
     store: Store,
     rooms: Arc<Rooms>,
+    limits: Limits,
     /// Held from looking whether an alias is free until it is taken.
     aliases: Mutex<()>,
 }
 
 impl Lifecycle {
     /// Needs the rooms, and the store for what is around them.
-    pub fn new(store: Store, rooms: Arc<Rooms>) -> Self {
+    pub fn new(store: Store, rooms: Arc<Rooms>, limits: Limits) -> Self {
         Self {
             store,
             rooms,
+            limits,
             aliases: Mutex::new(()),
         }
     }

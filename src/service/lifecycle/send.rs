@@ -12,6 +12,7 @@ use crate::{
     protocol::event::Origin,
     service::{
         Requester,
+        limits::Kind,
         rooms::{NewEvent, RoomHead, Run, Transaction},
     },
     store::schema::TRANSACTIONS,
@@ -88,6 +89,8 @@ impl Lifecycle {
         room: &RoomId,
         event: NewEvent,
     ) -> Result<OwnedEventId> {
+        self.limits
+            .check(Kind::Message, requester.user_id.as_str())?;
         let mut guard = self.rooms.lock_for(requester, room).await?;
         let head = guard.head();
         let id = match self.already_there(requester, head, &event)? {

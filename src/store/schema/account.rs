@@ -42,6 +42,9 @@ pub struct DeviceRow {
     pub access_token: Option<[u8; 32]>,
     /// The SHA-256 of its present refresh token.
     pub refresh_token: Option<[u8; 32]>,
+    /// The SHA-256 of the refresh token that the present tokens were got with. Until one of them is used it may be used
+    /// again, because the answer may have been lost on its way.
+    pub previous_refresh_token: Option<[u8; 32]>,
     /// Where it was last seen.
     pub last_seen_ip: Option<String>,
     /// When it was last seen, in milliseconds since the epoch.
@@ -70,9 +73,6 @@ pub struct RefreshTokenRow {
     pub user: UserNid,
     /// Its device.
     pub device_id: String,
-    /// The refresh token that this one gave way to, once it was used: until the new one is used it may be used again,
-    /// because the answer may have been lost on its way.
-    pub next: Option<[u8; 32]>,
 }
 
 impl Record for RefreshTokenRow {}

@@ -1,0 +1,198 @@
+//! What a handler is given: the request as ruma's type, and who asks, as the endpoint's scheme of authentication
+//! demands it.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use axum::extract::{RawPathParams, Request, rejection::RawPathParamsRejection};
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode, Uri};
+use ruma::api::{
+    IncomingRequest, IncomingRequestExt as _,
+    auth_scheme::{
+        AccessToken, AccessTokenOptional, AppserviceTokenOptional, NoAccessToken, NoAuthentication,
+        extract_bearer_or_query_token,
+    },
+    error::{DeserializationError, FromHttpRequestError},
+};
+use serde_json::error::Category;
+
+use super::{
+    body::{self, BodyError},
+    peer::PeerAddr,
+};
+use crate::{
+    error::{Error, Result},
+    service::{Requester, Services},
+};
+
+/// A request, parsed, and who asks.
+pub(super) struct Ruma<R: IncomingRequest<Authentication: Scheme>> {
+    /// The request.
+    pub(super) request: R,
+    /// Who asks.
+    pub(super) requester: <R::Authentication as Scheme>::Identity,
+    /// The body as it came, for what ruma's type does not keep.
+    pub(super) body: Bytes,
+    /// Where the client is.
+    pub(super) address: IpAddr,
+}
+
+/// What an endpoint accepts.
+#[derive(Clone, Copy)]
+pub(super) struct Accepts {
+    /// Whether guests may use it. See "Guest access".
+    pub(super) guests: bool,
+    /// The longest body, in bytes.
+    pub(super) body: u64,
+}
+
+/// The longest body of most endpoints: many events in one, each of which may have 64 KiB.
+pub(super) const USUAL_BODY: u64 = 1 << 20;
+
+impl<R: IncomingRequest<Authentication: Scheme>> Ruma<R> {
+    /// Authenticates first, so that strangers cannot make us read much.
+    pub(super) async fn extract(
+        services: &Services,
+        accepts: Accepts,
+        path: Result<RawPathParams, RawPathParamsRejection>,
+        request: Request,
+    ) -> Result<Self> {
+        let (parts, body) = request.into_parts();
+        // Only a test that has no connection does not say.
+        let unknown = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let address = parts.extensions.get::<PeerAddr>();
+        let address = address.map_or(unknown, |peer| peer.0.ip());
+        let credentials = Credentials {
+            headers: &parts.headers,
+            uri: &parts.uri,
+            address,
+            guests: accepts.guests,
+        };
+        let requester = R::Authentication::identify(services, &credentials)?;
+        let path = path.map_err(|_| Error::invalid_param("The path is not UTF-8"))?;
+        let path: Vec<_> = path.iter().map(|(_, value)| value).collect();
+        let body = body::read(body, accepts.body).await.map_err(refused)?;
+        let request = http::Request::from_parts(parts, &*body);
+        let request = R::try_from_http_request(request, &path).map_err(malformed)?;
+        Ok(Self {
+            request,
+            requester,
+            body,
+            address,
+        })
+    }
+}
+
+/// Where a request says who sent it.
+pub(super) struct Credentials<'r> {
+    headers: &'r HeaderMap,
+    uri: &'r Uri,
+    address: IpAddr,
+    /// Whether a guest will do.
+    guests: bool,
+}
+
+impl Credentials<'_> {
+    fn token(&self) -> Result<Option<String>> {
+        let mut request = http::Request::new(());
+        *request.headers_mut() = self.headers.clone();
+        *request.uri_mut() = self.uri.clone();
+        extract_bearer_or_query_token(&request).map_err(|_| missing_token())
+    }
+
+    fn requester(&self, services: &Services) -> Result<Option<Requester>> {
+        let Some(token) = self.token()?.filter(|token| !token.is_empty()) else {
+            return Ok(None);
+        };
+        let requester = services.accounts.authenticate(&token, self.address)?;
+        if requester.guest && !self.guests {
+            return Err(Error::api(
+                StatusCode::FORBIDDEN,
+                "M_GUEST_ACCESS_FORBIDDEN",
+                "Guests may not do this",
+            ));
+        }
+        Ok(Some(requester))
+    }
+}
+
+/// A way to authenticate, and the identity that it proves.
+pub(super) trait Scheme {
+    /// Who asks.
+    type Identity: Send + 'static;
+
+    fn identify(services: &Services, credentials: &Credentials<'_>) -> Result<Self::Identity>;
+}
+
+impl Scheme for AccessToken {
+    type Identity = Requester;
+
+    fn identify(services: &Services, credentials: &Credentials<'_>) -> Result<Requester> {
+        let requester = credentials.requester(services)?;
+        requester.ok_or_else(missing_token)
+    }
+}
+
+impl Scheme for AccessTokenOptional {
+    type Identity = Option<Requester>;
+
+    fn identify(services: &Services, credentials: &Credentials<'_>) -> Result<Option<Requester>> {
+        credentials.requester(services)
+    }
+}
+
+macro_rules! anonymous {
+    ($($scheme:ty),*) => {
+        $(impl Scheme for $scheme {
+            type Identity = ();
+
+            fn identify(_: &Services, _: &Credentials<'_>) -> Result<()> {
+                Ok(())
+            }
+        })*
+    };
+}
+
+anonymous!(NoAccessToken, NoAuthentication, AppserviceTokenOptional);
+
+fn missing_token() -> Error {
+    Error::api(
+        StatusCode::UNAUTHORIZED,
+        "M_MISSING_TOKEN",
+        "An access token is needed",
+    )
+}
+
+fn refused(error: BodyError) -> Error {
+    Error::api(error.status(), error.errcode(), error.to_string())
+}
+
+fn malformed(error: FromHttpRequestError) -> Error {
+    let FromHttpRequestError::Deserialization(error) = error else {
+        return Error::Internal(format!("a route has the wrong method: {error}"));
+    };
+    match error {
+        DeserializationError::Utf8(error) => not_json(error.to_string()),
+        DeserializationError::Json(error) => malformed_json(&error),
+        DeserializationError::Query(error) => {
+            let message = error.to_string();
+            match message.split('`').collect::<Vec<_>>()[..] {
+                ["missing field ", name, ""] => Error::missing_param(name),
+                _ => Error::invalid_param(message),
+            }
+        }
+        DeserializationError::Header(error) => Error::invalid_param(error.to_string()),
+        error => Error::invalid_param(error.to_string()),
+    }
+}
+
+fn malformed_json(error: &serde_json::Error) -> Error {
+    match error.classify() {
+        Category::Data => Error::bad_json(error.to_string()),
+        Category::Io | Category::Syntax | Category::Eof => not_json(error.to_string()),
+    }
+}
+
+fn not_json(message: String) -> Error {
+    Error::api(StatusCode::BAD_REQUEST, "M_NOT_JSON", message)
+}

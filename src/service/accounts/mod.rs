@@ -1,0 +1,110 @@
+//! Local accounts: who may come in, with which devices, and what the node keeps for them.
+
+mod login;
+mod password;
+mod register;
+mod registration_tokens;
+mod sessions;
+mod uia;
+
+use parking_lot::Mutex;
+use ruma::{OwnedServerName, OwnedUserId, UserId};
+
+pub use self::{
+    login::Credential,
+    password::Cost,
+    register::{NewAccount, Registered},
+    sessions::{NewDevice, Session},
+};
+use self::{password::Passwords, sessions::Sessions, uia::Conversations};
+use super::{Requester, limits::Limits};
+use crate::{
+    clock::{Clock, Entropy},
+    config::{Config, Registration},
+    error::Result,
+    protocol::ids::UserNid,
+    store::{
+        Store, View,
+        schema::{ACCOUNTS, AccountRow},
+    },
+};
+
+/// Local accounts.
+pub struct Accounts {
+    store: Store,
+    clock: Clock,
+    entropy: Entropy,
+    limits: Limits,
+    server_name: OwnedServerName,
+    registration: Registration,
+    passwords: Passwords,
+    sessions: Sessions,
+    conversations: Conversations,
+    /// Held while rows of accounts are read, changed and written, so that no change is lost and no name, token or
+    /// number is given twice.
+    changing: Mutex<()>,
+}
+
+impl Accounts {
+    pub(super) fn new(
+        store: Store,
+        clock: Clock,
+        entropy: Entropy,
+        limits: Limits,
+        config: &Config,
+        cost: &Cost,
+    ) -> Self {
+        Self {
+            server_name: config.server.name.clone(),
+            registration: config.registration.clone(),
+            passwords: Passwords::new(cost, entropy.clone()),
+            sessions: Sessions::default(),
+            conversations: Conversations::default(),
+            changing: Mutex::default(),
+            store,
+            clock,
+            entropy,
+            limits,
+        }
+    }
+
+    /// The number and the row of a local account, if there is one.
+    pub fn find(&self, view: &View, user: &UserId) -> Result<Option<(UserNid, AccountRow)>> {
+        if user.server_name() != self.server_name {
+            return Ok(None);
+        }
+        let Some(nid) = self.store.find_user(user)? else {
+            return Ok(None);
+        };
+        Ok(ACCOUNTS.get(view, &(nid,))?.map(|row| (nid, row)))
+    }
+
+    /// The local user that a client names by a full id or by the part before the colon; none if it can be neither.
+    fn named(&self, name: &str) -> Option<OwnedUserId> {
+        let named = UserId::parse_with_server_name(name, &self.server_name).ok()?;
+        if named.server_name() != self.server_name {
+            return None;
+        }
+        // Every localpart that can be registered is in lower case.
+        let localpart = named.localpart().to_lowercase();
+        UserId::parse_with_server_name(localpart, &self.server_name).ok()
+    }
+}
+impl Accounts {
+    pub fn push_rules(
+        &self,
+        u: &ruma::UserId,
+    ) -> Result<std::sync::Arc<crate::protocol::push::Rules>> {
+        Ok(std::sync::Arc::new(crate::protocol::push::Rules::new(
+            &crate::protocol::push::predefined(u),
+            u,
+        )))
+    }
+    pub fn filter(
+        &self,
+        _: &ruma::UserId,
+        _: &str,
+    ) -> Result<Option<std::sync::Arc<crate::protocol::filter::Filter>>> {
+        Ok(None)
+    }
+}

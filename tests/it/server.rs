@@ -1,0 +1,241 @@
+//! A node without a network: requests go straight to its router.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use axum::{Router, body::Body};
+use http::{HeaderMap, Method, Request, StatusCode, header};
+use kontor::{
+    clock::{Clock, Entropy},
+    config::{Config, RegistrationMode},
+    http::peer::PeerAddr,
+    service::{Requester, Services, accounts::Cost},
+    store::{self, Store},
+};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tower::ServiceExt as _;
+
+/// What every user's password is.
+pub(crate) const PASSWORD: &str = "correct horse";
+
+/// When every test begins, in milliseconds since 1970.
+pub(crate) const START: u64 = 1_700_000_000_000;
+
+/// A node with a store of its own that is gone with it.
+pub(crate) struct TestServer {
+    /// What the node can do, for tests that look behind its API.
+    pub(crate) services: Arc<Services>,
+    /// Stands still until it is advanced.
+    pub(crate) clock: Clock,
+    /// Shared with the clients, so that they find the node again after a restart.
+    router: Shared,
+    directory: tempfile::TempDir,
+}
+
+type Shared = Arc<Mutex<Router>>;
+
+/// An answer: its status and its body, which is null where there is none.
+pub(crate) type Answer = (StatusCode, Value);
+
+impl TestServer {
+    /// A node on which anybody can register, without limits.
+    pub(crate) fn new() -> Self {
+        Self::with(|_| ())
+    }
+
+    /// The same with a changed configuration.
+    pub(crate) fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config::default();
+        config.registration.mode = RegistrationMode::Open;
+        config.limits.enabled = false;
+        change(&mut config);
+        let directory = tempfile::tempdir().expect("there is room for a temporary directory");
+        let router = Shared::default();
+        Self::open(config, Clock::manual(START), directory, router)
+    }
+
+    /// The same node, stopped and started again. Its clients go on.
+    pub(crate) fn restart(self) -> Self {
+        let config = Config::clone(&self.services.config);
+        self.services.store().close();
+        *self.router.lock() = Router::new();
+        drop(self.services);
+        Self::open(config, self.clock, self.directory, self.router)
+    }
+
+    fn open(config: Config, clock: Clock, directory: tempfile::TempDir, router: Shared) -> Self {
+        let options = store::Options {
+            directory: directory.path().to_owned(),
+            sync: store::Sync::Never,
+            memory: 32 << 20,
+        };
+        let store = Store::open(&options).expect("the store opens");
+        // Another seed after a restart, so that no token comes twice.
+        let seed = store.view().position().0;
+        let services = Services::new(
+            Arc::new(config),
+            clock.clone(),
+            Entropy::seeded(seed),
+            store,
+            &Cost::cheap(),
+        );
+        let services = Arc::new(services.expect("the node starts"));
+        *router.lock() = kontor::http::router(services.clone());
+        Self {
+            services,
+            clock,
+            router,
+            directory,
+        }
+    }
+
+    /// A new user, logged in.
+    pub(crate) async fn register(&self, username: &str) -> Client {
+        let body = json!({
+            "username": username,
+            "password": PASSWORD,
+            "auth": { "type": "m.login.dummy" },
+        });
+        let (status, body) = self
+            .anonymous()
+            .post("/_matrix/client/v3/register", body)
+            .await;
+        assert_eq!(status, StatusCode::OK, "{body}");
+        self.client(&body)
+    }
+
+    /// Another device of a user who exists.
+    pub(crate) async fn log_in(&self, username: &str) -> Client {
+        let body = json!({
+            "type": "m.login.password",
+            "identifier": { "type": "m.id.user", "user": username },
+            "password": PASSWORD,
+        });
+        let (status, body) = self
+            .anonymous()
+            .post("/_matrix/client/v3/login", body)
+            .await;
+        assert_eq!(status, StatusCode::OK, "{body}");
+        self.client(&body)
+    }
+
+    /// The client that a login or a registration was answered with.
+    pub(crate) fn client(&self, body: &Value) -> Client {
+        Client {
+            router: self.router.clone(),
+            user_id: text(body, "user_id"),
+            device_id: text(body, "device_id"),
+            token: Some(text(body, "access_token")),
+        }
+    }
+
+    /// Who the node takes this client for.
+    pub(crate) fn requester(&self, client: &Client) -> Requester {
+        let token = client.token.as_deref().expect("the client is logged in");
+        let requester = self
+            .services
+            .accounts
+            .authenticate(token, [192, 0, 2, 1].into());
+        requester.expect("the token is known")
+    }
+
+    /// A client that is not logged in.
+    pub(crate) fn anonymous(&self) -> Client {
+        Client {
+            router: self.router.clone(),
+            user_id: String::new(),
+            device_id: String::new(),
+            token: None,
+        }
+    }
+}
+
+/// A member of an answer that must be a text.
+pub(crate) fn text(body: &Value, name: &str) -> String {
+    let text = body[name].as_str();
+    text.unwrap_or_else(|| panic!("no {name} in {body}"))
+        .to_owned()
+}
+
+/// Somebody's app.
+#[derive(Clone)]
+pub(crate) struct Client {
+    pub(crate) user_id: String,
+    pub(crate) device_id: String,
+    pub(crate) token: Option<String>,
+    router: Shared,
+}
+
+impl Client {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.send(Method::GET, path, None).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Answer {
+        self.send(Method::POST, path, Some(body)).await
+    }
+
+    pub(crate) async fn put(&self, path: &str, body: Value) -> Answer {
+        self.send(Method::PUT, path, Some(body)).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
+        self.send(Method::DELETE, path, None).await
+    }
+
+    pub(crate) async fn send(&self, method: Method, path: &str, body: Option<Value>) -> Answer {
+        let body = body.map_or_else(String::new, |body| body.to_string());
+        let (status, _, body) = self.raw(method, path, &[], body).await;
+        let body = match &*body {
+            "" => Value::Null,
+            body => {
+                serde_json::from_str(body).unwrap_or_else(|e| panic!("{path}: {e} in {body:?}"))
+            }
+        };
+        (status, body)
+    }
+
+    /// Any request, and the answer as it came.
+    pub(crate) async fn raw(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Body>,
+    ) -> (StatusCode, HeaderMap, String) {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        if let Some(token) = &self.token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let mut request = request.body(body.into()).expect("the request is one");
+        let peer = PeerAddr(SocketAddr::from(([192, 0, 2, 1], 5_000)));
+        request.extensions_mut().insert(peer);
+        let router = self.router.lock().clone();
+        let response = router.oneshot(request).await;
+        let (parts, body) = response.expect("the router always answers").into_parts();
+        let body = kontor::http::body::read(body, 1 << 30).await;
+        let body = body.expect("the answer is whole").to_vec();
+        let body = String::from_utf8(body).expect("the answer is text");
+        (parts.status, parts.headers, body)
+    }
+}
+
+/// Fails unless the answer is this error.
+#[track_caller]
+pub(crate) fn refused((status, body): Answer, expect: u16, errcode: &str) {
+    assert_eq!(
+        (status.as_u16(), body["errcode"].as_str()),
+        (expect, Some(errcode)),
+        "{body}"
+    );
+}
+
+/// The body of an answer that must be a success.
+#[track_caller]
+pub(crate) fn ok((status, body): Answer) -> Value {
+    assert_eq!(status, StatusCode::OK, "{body}");
+    body
+}
