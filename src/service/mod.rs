@@ -8,6 +8,7 @@ pub mod limits;
 mod requester;
 pub mod rooms;
 pub mod sync;
+mod upkeep;
 
 use std::sync::Arc;
 
