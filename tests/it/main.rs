@@ -3,8 +3,11 @@
 mod events;
 mod frame;
 mod login;
+mod presence;
+mod receipts;
 mod registration;
 mod relations;
 mod room;
 mod server;
 mod state;
+mod typing;

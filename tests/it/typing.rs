@@ -1,0 +1,96 @@
+//! "Typing Notifications".
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::{
+    room::Room,
+    server::{Client, TestServer, ok, refused, text},
+};
+
+async fn types(room: &Room, who: &Client, typing: bool) {
+    let body = json!({ "typing": typing, "timeout": 5_000 });
+    let path = room.path(&format!("typing/{}", who.user_id));
+    ok(who.put(&path, body).await);
+}
+
+/// The next sync, and who types in the room if it says so.
+async fn sync(who: &Client, room: &Room, since: &mut String) -> Option<Value> {
+    let path = format!("/_matrix/client/v3/sync?set_presence=offline&timeout=10000{since}");
+    let answer = ok(who.get(&path).await);
+    *since = format!("&since={}", text(&answer, "next_batch"));
+    let events = answer["rooms"]["join"][&*room.0]["ephemeral"]["events"].as_array()?;
+    let typing = events.iter().find(|event| event["type"] == "m.typing")?;
+    Some(typing["content"]["user_ids"].clone())
+}
+
+#[tokio::test]
+async fn others_are_woken_when_somebody_begins_and_stops() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = Room::new(&alice, "shared").await;
+    room.does(&bob, "join").await;
+    let mut since = String::new();
+    assert_eq!(sync(&bob, &room, &mut since).await, None);
+
+    let (told, ()) = tokio::join!(sync(&bob, &room, &mut since), types(&room, &alice, true));
+    assert_eq!(told, Some(json!([alice.user_id])));
+    assert_eq!(
+        sync(&bob, &room, &mut String::new()).await,
+        Some(json!([alice.user_id]))
+    );
+    let (told, ()) = tokio::join!(sync(&bob, &room, &mut since), types(&room, &alice, false));
+    assert_eq!(told, Some(json!([])));
+    assert_eq!(sync(&bob, &room, &mut String::new()).await, None);
+}
+
+#[tokio::test]
+async fn who_says_nothing_more_has_stopped() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = Room::new(&alice, "shared").await;
+    room.does(&bob, "join").await;
+    let mut since = String::new();
+    sync(&bob, &room, &mut since).await;
+    types(&room, &alice, true).await;
+    assert_eq!(
+        sync(&bob, &room, &mut since).await,
+        Some(json!([alice.user_id]))
+    );
+
+    // Saying it again is no news, but lasts longer.
+    server.clock.advance(Duration::from_secs(3));
+    let position = server.services.store().view().position();
+    types(&room, &alice, true).await;
+    assert_eq!(server.services.store().view().position(), position);
+    server.clock.advance(Duration::from_secs(3));
+    let (told, ()) = tokio::join!(sync(&bob, &room, &mut since), async {
+        tokio::task::yield_now().await;
+        assert_eq!(server.services.store().view().position(), position);
+        server.clock.advance(Duration::from_secs(2));
+    });
+    assert_eq!(told, Some(json!([])));
+}
+
+#[tokio::test]
+async fn nobody_types_for_others_or_elsewhere() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let eve = server.register("eve").await;
+    let room = Room::new(&alice, "world_readable").await;
+    let unknown = Room("!unknown:localhost".to_owned());
+    room.does(&bob, "join").await;
+    room.does(&bob, "leave").await;
+    let body = json!({ "typing": true, "timeout": 5_000 });
+    for (room, who, whom) in [
+        (&room, &alice, &bob),
+        (&room, &bob, &bob),
+        (&room, &eve, &eve),
+        (&unknown, &alice, &alice),
+    ] {
+        let path = room.path(&format!("typing/{}", whom.user_id));
+        refused(who.put(&path, body.clone()).await, 403, "M_FORBIDDEN");
+    }
+    assert_eq!(sync(&alice, &room, &mut String::new()).await, None);
+}
