@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use ruma::{
-    api::client::{
-        context::get_context, message::get_message_events, room::get_room_event,
-    },
+    api::client::{context::get_context, message::get_message_events, room::get_room_event},
     exports::serde_html_form,
 };
 use serde::Deserialize;

@@ -25,10 +25,7 @@ async fn typing(
         Typing::No => None,
     };
     let (room, user) = (&request.room_id, &request.user_id);
-    services
-        .typing
-        .set(&requester, room, user, timeout)
-        .await?;
+    services.typing.set(&requester, room, user, timeout).await?;
     services.presence.active(requester.nid)?;
     Ok(create_typing_event::v3::Response::new())
 }
