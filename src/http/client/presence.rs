@@ -11,7 +11,7 @@ use crate::{
 };
 
 pub(super) fn routes(routes: Routes) -> Routes {
-    routes.also_guests(presence).also_guests(set)
+    routes.on(presence).on(set)
 }
 
 async fn presence(

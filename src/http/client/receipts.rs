@@ -17,7 +17,7 @@ use crate::{
 };
 
 pub(super) fn routes(routes: Routes) -> Routes {
-    routes.also_guests(receipt).also_guests(read_markers)
+    routes.on(receipt).on(read_markers)
 }
 
 async fn receipt(

@@ -34,7 +34,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
         .at(state, accepts, state_event)
         .at(&format!("{state}/"), accepts, state_event)
         .also_guests(members)
-        .also_guests(members_joined)
+        .on(members_joined)
         .also_guests(rooms_joined)
 }
 

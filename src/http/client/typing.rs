@@ -11,7 +11,7 @@ use crate::{
 };
 
 pub(super) fn routes(routes: Routes) -> Routes {
-    routes.also_guests(typing)
+    routes.on(typing)
 }
 
 async fn typing(

@@ -4,7 +4,7 @@
 //! See "Presence" in the client-server API.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     fmt::Write as _,
     sync::{Arc, Weak},
     time::Duration,
@@ -62,6 +62,8 @@ pub struct Presence {
 #[derive(Default)]
 struct People {
     all: HashMap<UserNid, Person>,
+    /// Those of whom others were told, in that order.
+    told: BTreeSet<(Position, UserNid)>,
     /// Those who have changed and of whom nobody was told.
     untold: HashSet<UserNid>,
     /// Whether a task looks after them.
@@ -266,13 +268,15 @@ impl Presence {
     ) -> Result<Vec<(OwnedUserId, String)>> {
         let now = self.clock.now_ms();
         let mut candidates = Vec::new();
-        for (user, person) in &self.people.lock().all {
-            let is_news = match since {
-                Some(since) => person.told > since,
-                None => person.told > Position::default() && person.state > State::Offline,
-            };
-            if is_news {
-                candidates.push((*user, person.rooms.clone(), person.status(now)));
+        {
+            let people = self.people.lock();
+            let after = since.map_or(0, |since| since.0 + 1);
+            for (_, user) in people.told.range((Position(after), UserNid(0))..) {
+                if let Some(person) = people.all.get(user)
+                    && (since.is_some() || person.state > State::Offline)
+                {
+                    candidates.push((*user, person.rooms.clone(), person.status(now)));
+                }
             }
         }
         if candidates.is_empty() {
@@ -307,6 +311,7 @@ impl Presence {
             all,
             untold,
             watched,
+            ..
         } = &mut *people;
         let Some(person) = all.get_mut(&user) else {
             return Ok(false);
@@ -372,8 +377,11 @@ impl Presence {
         let _no_rows = self.store.commit(|batch| {
             let position = batch.position();
             let mut people = self.people.lock();
+            let People { all, told, .. } = &mut *people;
             for (user, rooms) in rooms {
-                if let Some(person) = people.all.get_mut(&user) {
+                if let Some(person) = all.get_mut(&user) {
+                    told.remove(&(person.told, user));
+                    told.insert((position, user));
                     (person.told, person.rooms) = (position, rooms);
                 }
             }
