@@ -3,7 +3,7 @@
 //! See "Relationships API" in the client-server API.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     fmt::Write as _,
     ops::Bound,
 };
@@ -87,7 +87,8 @@ impl Sight<'_> {
     fn gather(&self, parent: EventNid, kind: &Kind) -> Result<Found> {
         let mut found = Found::new();
         let depth = if kind.recurse { MAX_DEPTH } else { 1 };
-        let (mut parents, mut visited) = (vec![parent], HashSet::from([parent]));
+        // An event relates to one event at most, so none is found twice.
+        let (mut parents, mut gathered) = (vec![parent], 0);
         for _ in 0..depth {
             for parent in std::mem::take(&mut parents) {
                 // With recursion, an event of another kind may lead to one of the kind.
@@ -97,11 +98,9 @@ impl Sight<'_> {
                     }
                     _ => RELATIONS.scan(self.view, &(parent,)),
                 };
-                for row in rows.take(MAX_GATHERED.saturating_sub(visited.len())) {
+                for row in rows.take(MAX_GATHERED - gathered) {
                     let ((_, rel_type, order), row) = row?;
-                    if !visited.insert(row.event) {
-                        continue;
-                    }
+                    gathered += 1;
                     parents.push(row.event);
                     if kind
                         .rel_type
