@@ -121,6 +121,8 @@ impl App {
     /// Answers requests until `shutdown` completes, then stops within 5 seconds.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let services = self.services;
+        let kept = services.clone();
+        services.tasks.spawn(async move { kept.keep_up().await });
         let router = http::router(services.clone());
         let listening = self.listeners.run(router, services.stop.clone());
         tokio::join!(listening, async {

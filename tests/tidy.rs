@@ -107,7 +107,7 @@ const SERVICE_RANKS: &[&[&str]] = &[
     &["federation", "delivery"],
     &["lifecycle"],
     &["sync"],
-    &["admin"],
+    &["admin", "upkeep"],
 ];
 
 /// One file below `src`.

@@ -33,6 +33,8 @@ pub(super) struct Ruma<R: IncomingRequest<Authentication: Scheme>> {
     pub(super) requester: <R::Authentication as Scheme>::Identity,
     /// The body as it came, for what ruma's type does not keep.
     pub(super) body: Bytes,
+    /// The query as it came, likewise.
+    pub(super) query: String,
     /// Where the client is.
     pub(super) address: IpAddr,
 }
@@ -72,12 +74,14 @@ impl<R: IncomingRequest<Authentication: Scheme>> Ruma<R> {
         let path = path.map_err(|_| Error::invalid_param("The path is not UTF-8"))?;
         let path: Vec<_> = path.iter().map(|(_, value)| value).collect();
         let body = body::read(body, accepts.body).await.map_err(refused)?;
+        let query = parts.uri.query().unwrap_or_default().to_owned();
         let request = http::Request::from_parts(parts, &*body);
         let request = R::try_from_http_request(request, &path).map_err(malformed)?;
         Ok(Self {
             request,
             requester,
             body,
+            query,
             address,
         })
     }

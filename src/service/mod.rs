@@ -8,6 +8,7 @@ pub mod limits;
 mod requester;
 pub mod rooms;
 pub mod sync;
+mod upkeep;
 
 use std::sync::Arc;
 
@@ -91,9 +92,21 @@ impl Services {
             &config,
         ));
         let lifecycle = Lifecycle::new(store.clone(), rooms.clone(), limits.clone());
-        let (typing, receipts, presence) =
-            (Arc::new(Typing), Arc::new(Receipts), Arc::new(Presence));
-        let stop = CancellationToken::new();
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let typing = Arc::new(Typing::new(
+            store.clone(),
+            clock.clone(),
+            rooms.clone(),
+            tasks.clone(),
+            stop.clone(),
+        ));
+        let receipts = Arc::new(Receipts::new(store.clone(), clock.clone(), rooms.clone()));
+        let presence = Arc::new(Presence::new(
+            store.clone(),
+            clock.clone(),
+            tasks.clone(),
+            stop.clone(),
+        ));
         let sources = Sources {
             rooms: rooms.clone(),
             accounts: accounts.clone(),
@@ -115,7 +128,7 @@ impl Services {
             presence,
             sync: Arc::new(sync),
             stop,
-            tasks: TaskTracker::new(),
+            tasks,
             store,
         })
     }

@@ -20,13 +20,15 @@ pub struct Touch {
     pub change: Change,
 }
 
-/// One user, or the members of a room as a shared set.
+/// One user, the members of a room as a shared set, or all who are live.
 #[derive(Clone, Debug)]
 pub enum Users {
     /// One user.
     One(UserNid),
     /// All of these.
     Many(Members),
+    /// Everybody who has synced lately.
+    All,
 }
 
 /// Typed puts and deletes for one commit.
@@ -81,6 +83,18 @@ impl<'s> Batch<'s> {
             position,
             Touch {
                 users: Users::Many(users),
+                change,
+            },
+        ));
+    }
+
+    /// Tells every live user, once the batch is durable, that something outside rooms changed at `position`.
+    pub fn touch_all(&mut self, position: Position, kinds: Kinds) {
+        let change = Change { room: None, kinds };
+        self.touches.push((
+            position,
+            Touch {
+                users: Users::All,
                 change,
             },
         ));

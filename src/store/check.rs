@@ -1,11 +1,15 @@
 //! Walks the whole store for broken invariants. Used by `kontor check` and by the crash tests.
 
+use ruma::events::room::member::MembershipState;
+
 use super::{
     Error, Result, Store, View,
     codec::{Key, Value},
     schema::{
-        AUTH_EDGES, CURRENT_STATE, EVENT_NIDS, EVENTS, ROOM_HEADS, ROOM_IDS, ROOM_MEMBERS,
-        ROOM_NIDS, STATE, TIMELINE, TRANSACTIONS, USER_IDS, USER_NIDS, USER_ROOMS,
+        ACCESS_TOKENS, ACCOUNT_DATA, ACCOUNT_DATA_CHANGES, ACCOUNTS, AUTH_EDGES, CURRENT_STATE,
+        DEVICES, EVENT_NIDS, EVENTS, HeadRow, RECEIPTS, RECEIPTS_OF, RELATIONS, ROOM_HEADS,
+        ROOM_IDS, ROOM_MEMBERS, ROOM_NIDS, STATE, TIMELINE, TRANSACTIONS, USER_IDS, USER_NIDS,
+        USER_ROOMS,
     },
     table::Table,
 };
@@ -28,6 +32,8 @@ impl Store {
         check.timelines(&mut say)?;
         check.rooms(&mut say)?;
         check.memberships(&mut say)?;
+        check.around_events(&mut say)?;
+        check.accounts(&mut say)?;
         check.names(&mut say)
     }
 }
@@ -147,6 +153,7 @@ impl Check<'_> {
             Ok(())
         })?;
         self.rows(&ROOM_HEADS, say, |say, (room,), head| {
+            self.counts(say, room, &head)?;
             for (id, nid) in &head.extremities {
                 if !self.has_event(*nid)? {
                     say(format!("room {room} ends in {id}, which is missing"));
@@ -161,6 +168,28 @@ impl Check<'_> {
                 Err(error) => Err(error),
             }
         })
+    }
+
+    fn counts(&self, say: &mut dyn FnMut(Complaint), room: RoomNid, head: &HeadRow) -> Result<()> {
+        let (mut joined, mut invited) = (0, 0);
+        for row in ROOM_MEMBERS.scan(&self.view, &(room,)) {
+            match row {
+                Ok((_, row)) => {
+                    joined += u64::from(row.membership == MembershipState::Join);
+                    invited += u64::from(row.membership == MembershipState::Invite);
+                }
+                // Said when the memberships are walked.
+                Err(Error::Corrupt { .. }) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        if (joined, invited) != (head.joined, head.invited) {
+            say(format!(
+                "room {room} counts {} joined and {} invited users, but has {joined} and {invited}",
+                head.joined, head.invited
+            ));
+        }
+        Ok(())
     }
 
     fn current_state(
@@ -218,6 +247,56 @@ impl Check<'_> {
             if !ROOM_MEMBERS.contains(&self.view, &(room, user))? {
                 say(format!(
                     "room {room} does not know of the membership of user {user}"
+                ));
+            }
+            Ok(())
+        })
+    }
+
+    fn around_events(&self, say: &mut dyn FnMut(Complaint)) -> Result<()> {
+        self.rows(&RELATIONS, say, |say, (parent, kind, order), row| {
+            if !self.has_event(parent)? || !self.has_event(row.event)? {
+                say(format!(
+                    "the relation {kind} of event {parent} to {} at {order} has an end that is missing",
+                    row.event
+                ));
+            }
+            Ok(())
+        })?;
+        self.rows(&RECEIPTS_OF, say, |say, (room, user, kind, thread), row| {
+            let listed = RECEIPTS.get(&self.view, &(room, row.position))?;
+            if listed.as_ref() != Some(&row) {
+                say(format!(
+                    "the receipt {kind} `{thread}` of user {user} in room {room} is not in the order of receipts"
+                ));
+            }
+            Ok(())
+        })
+    }
+
+    fn accounts(&self, say: &mut dyn FnMut(Complaint)) -> Result<()> {
+        self.rows(&ACCESS_TOKENS, say, |say, (_,), row| {
+            if !DEVICES.contains(&self.view, &(row.user, row.device_id.as_str()))? {
+                say(format!(
+                    "an access token of user {} is for the device {}, which is missing",
+                    row.user, row.device_id
+                ));
+            }
+            Ok(())
+        })?;
+        self.rows(&DEVICES, say, |say, (user, device), _| {
+            if !ACCOUNTS.contains(&self.view, &(user,))? {
+                say(format!(
+                    "the device {device} belongs to user {user}, who has no account"
+                ));
+            }
+            Ok(())
+        })?;
+        self.rows(&ACCOUNT_DATA, say, |say, (user, room, kind), row| {
+            let change = ACCOUNT_DATA_CHANGES.get(&self.view, &(user, row.position))?;
+            if change.is_none_or(|change| change.room != room || change.data_type != kind) {
+                say(format!(
+                    "the account data {kind} of user {user} in room {room} is not in the order of changes"
                 ));
             }
             Ok(())

@@ -141,6 +141,7 @@ impl Notify {
                         record(live);
                     }
                 }
+                Users::All => users.values().for_each(record),
                 Users::Many(many) if many.len() <= users.len() => {
                     many.iter()
                         .filter_map(|user| users.get(user))

@@ -4,14 +4,20 @@ mod account;
 mod account_data;
 mod devices;
 mod discovery;
+mod events;
 mod filters;
 mod membership;
+mod presence;
 mod profile;
 mod push_rules;
+mod receipts;
 mod registration;
+mod relations;
 mod send;
 mod session;
+mod state;
 mod sync;
+mod typing;
 
 use super::routes::Routes;
 
@@ -27,5 +33,11 @@ pub(super) fn routes(routes: Routes) -> Routes {
     let routes = filters::routes(routes);
     let routes = membership::routes(routes);
     let routes = send::routes(routes);
+    let routes = events::routes(routes);
+    let routes = state::routes(routes);
+    let routes = relations::routes(routes);
+    let routes = typing::routes(routes);
+    let routes = receipts::routes(routes);
+    let routes = presence::routes(routes);
     sync::routes(routes)
 }

@@ -82,7 +82,9 @@ async fn sync(
             (false, false) => None,
         },
     };
-    services.presence.synced(&requester, request.set_presence)?;
+    let _until_answered = services
+        .presence
+        .syncing(&requester, &request.set_presence)?;
     Ok(Json(services.sync.sync(&requester, asked).await?))
 }
 

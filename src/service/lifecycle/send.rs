@@ -9,13 +9,16 @@ use ruma::{
 use super::Lifecycle;
 use crate::{
     error::{Error, Result},
-    protocol::event::Origin,
+    protocol::{event::Origin, ids::EventNid},
     service::{
         Requester,
         limits::Kind,
         rooms::{NewEvent, RoomHead, Run, Transaction},
     },
-    store::schema::TRANSACTIONS,
+    store::{
+        View,
+        schema::{RELATIONS, TRANSACTIONS},
+    },
 };
 
 impl Lifecycle {
@@ -150,10 +153,73 @@ impl Lifecycle {
                 return Err(Error::not_found("The event to redact"));
             }
         }
+        if event.state_key.is_none() {
+            self.check_relation(head, event)?;
+        }
         if event.event_type == TimelineEventType::RoomCanonicalAlias && event.state_key.is_some() {
             self.check_aliases(head, &event.content)?;
         }
         Ok(())
+    }
+
+    /// Nobody reacts twice in the same way, and a thread begins at an event that belongs to no other.
+    fn check_relation(&self, head: &RoomHead, event: &NewEvent) -> Result<()> {
+        let Some(relates) = event
+            .content
+            .get("m.relates_to")
+            .and_then(CanonicalJsonValue::as_object)
+        else {
+            return Ok(());
+        };
+        let text = |name: &str| relates.get(name).and_then(CanonicalJsonValue::as_str);
+        let Some(parent) = text("event_id").and_then(|id| <&EventId>::try_from(id).ok()) else {
+            return Ok(());
+        };
+        let view = self.store.latest();
+        let parent = self.rooms.find_event(&view, parent)?;
+        let Some(parent) = parent.filter(|parent| parent.event.header.room_id == head.id) else {
+            return Ok(());
+        };
+        match text("rel_type") {
+            Some("m.thread") if parent.event.header.relation.is_some() => Err(Error::api(
+                StatusCode::BAD_REQUEST,
+                "M_UNKNOWN",
+                "A thread can not begin at an event that relates to another",
+            )),
+            Some("m.annotation") => {
+                let sender = self.store.user_nid(&event.sender)?;
+                for row in RELATIONS.scan(&view, &(parent.nid, "m.annotation")) {
+                    let (_, row) = row?;
+                    if row.sender == sender
+                        && self.is_reaction(&view, row.event, event, text("key"))?
+                    {
+                        return Err(Error::api(
+                            StatusCode::BAD_REQUEST,
+                            "M_DUPLICATE_ANNOTATION",
+                            "You have reacted so already",
+                        ));
+                    }
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn is_reaction(
+        &self,
+        view: &View,
+        nid: EventNid,
+        like: &NewEvent,
+        key: Option<&str>,
+    ) -> Result<bool> {
+        let earlier = self.rooms.event(view, nid)?;
+        let content = earlier
+            .event
+            .content_as::<serde_json::Value>()
+            .unwrap_or_default();
+        let earlier_key = content["m.relates_to"]["key"].as_str();
+        Ok(earlier.event.header.event_type == like.event_type && earlier_key == key)
     }
 
     /// An alias that a room calls itself by must lead to the room. Others' aliases are for their servers to say.

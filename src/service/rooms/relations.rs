@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
+    fmt::Write as _,
     ops::Bound,
 };
 
@@ -39,7 +40,7 @@ pub struct Kind {
 }
 
 impl Rooms {
-    /// The events that relate to `parent`, as the answer of `/relations`. The page's filter is not looked at.
+    /// The events that relate to `parent`, as the answer of `/relations`.
     ///
     /// # Errors
     /// 403 when the user may not see the room, 404 when they may but not the event.
@@ -49,7 +50,7 @@ impl Rooms {
         room: &RoomId,
         parent: &EventId,
         kind: &Kind,
-        page: Page<'_>,
+        page: Page,
     ) -> Result<String> {
         let view = self.store.view();
         let sight = self.sight_of(&view, room, asker)?;
@@ -72,7 +73,7 @@ impl Rooms {
             }
         }
         if kind.recurse {
-            out.push_str(&format!(",\"recursion_depth\":{MAX_DEPTH}"));
+            let _ = write!(out, ",\"recursion_depth\":{MAX_DEPTH}");
         }
         out.push('}');
         Ok(out)
@@ -120,7 +121,7 @@ impl Sight<'_> {
         &self,
         found: Found,
         kind: &Kind,
-        page: Page<'_>,
+        page: Page,
     ) -> Result<(Vec<Seen>, Option<PageToken>)> {
         let limit = page.limit.clamp(1, MAX_PAGE);
         let (from, to) = (

@@ -13,7 +13,7 @@ use crate::{
     clock::{Clock, Entropy},
     config::Config,
     protocol::{event::Origin, ids::RoomNid},
-    service::{Requester, Services},
+    service::{Requester, Services, accounts::Cost},
     store::{Options, Store, Sync, View},
 };
 
@@ -41,8 +41,16 @@ impl Node {
         })
         .unwrap();
         let clock = Clock::manual(1_000_000);
-        let config = Arc::new(Config::default());
-        let services = Services::new(config, clock.clone(), Entropy::seeded(1), store).unwrap();
+        let mut config = Config::default();
+        config.limits.enabled = false;
+        let services = Services::new(
+            Arc::new(config),
+            clock.clone(),
+            Entropy::seeded(1),
+            store,
+            &Cost::cheap(),
+        )
+        .unwrap();
         Self {
             services,
             clock,

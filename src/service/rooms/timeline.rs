@@ -39,7 +39,7 @@ const MIN_READ: usize = 16;
 
 /// Which part of a timeline is asked for.
 #[derive(Clone, Copy, Debug)]
-pub struct Page<'f> {
+pub struct Page {
     /// Where to begin; where the timeline ends or begins if nothing is said.
     pub from: Option<PageToken>,
     /// Where to stop.
@@ -48,8 +48,6 @@ pub struct Page<'f> {
     pub dir: Direction,
     /// The most events to give.
     pub limit: usize,
-    /// Which events to give.
-    pub filter: &'f RoomEventFilter,
 }
 
 /// Events of a page, in the direction in which it was read.
@@ -82,11 +80,17 @@ impl Rooms {
     ///
     /// # Errors
     /// 403 when the user was never in the room and it is not open to everybody.
-    pub fn messages(&self, asker: &Requester, room: &RoomId, page: Page<'_>) -> Result<String> {
+    pub fn messages(
+        &self,
+        asker: &Requester,
+        room: &RoomId,
+        page: Page,
+        filter: &RoomEventFilter,
+    ) -> Result<String> {
         let view = self.store.view();
         let sight = self.sight_of(&view, room, asker)?;
         sight.reach()?;
-        let slice = sight.slice(page)?;
+        let slice = sight.slice(page, filter)?;
         let mut out = String::with_capacity(slice.events.len() * 900 + 200);
         out.push_str("{\"chunk\":[");
         sight.show_all(&mut out, &slice.events, Shape::Client)?;
@@ -101,7 +105,7 @@ impl Rooms {
             out.push_str(",\"end\":");
             format::push_string(&mut out, &slice.end.to_string());
         }
-        if page.filter.lazy_load_members
+        if filter.lazy_load_members
             && let Some(first) = slice.events.first()
         {
             let state = self.store.state(first.stored.after())?;
@@ -158,10 +162,9 @@ impl Rooms {
             to: None,
             dir,
             limit,
-            filter,
         };
-        let before = sight.slice(page(Direction::Backward, order - 1, limit / 2))?;
-        let after = sight.slice(page(Direction::Forward, order, limit - limit / 2))?;
+        let before = sight.slice(page(Direction::Backward, order - 1, limit / 2), filter)?;
+        let after = sight.slice(page(Direction::Forward, order, limit - limit / 2), filter)?;
         let last = after.events.last().unwrap_or(&seen).stored.after();
 
         let mut out = String::from("{\"event\":");
@@ -209,7 +212,7 @@ impl Sight<'_> {
     }
 
     /// Reads a page of what the asker may see.
-    pub fn slice(&self, page: Page<'_>) -> Result<Slice> {
+    pub fn slice(&self, page: Page, filter: &RoomEventFilter) -> Result<Slice> {
         let limit = page.limit.min(MAX_PAGE);
         let mut span = self.span(page);
         let mut events: Vec<Seen> = Vec::new();
@@ -229,7 +232,7 @@ impl Sight<'_> {
                 }
                 let order = stored.facts.order.unwrap_or_default();
                 span = behind(span, page.dir, order);
-                if !self.passes(&stored, page.filter)? {
+                if !self.passes(&stored, filter)? {
                     continue;
                 }
                 match self.sees(&stored)? {
@@ -264,7 +267,7 @@ impl Sight<'_> {
     }
 
     /// Where a page begins.
-    fn start(&self, page: Page<'_>) -> PageToken {
+    fn start(&self, page: Page) -> PageToken {
         page.from.unwrap_or(match page.dir {
             Direction::Backward => self.now(),
             Direction::Forward => PageToken(i64::MIN),
@@ -278,7 +281,7 @@ impl Sight<'_> {
     }
 
     /// The orders that a page covers. A token is the gap behind the event with its order.
-    fn span(&self, page: Page<'_>) -> RangeInclusive<i64> {
+    fn span(&self, page: Page) -> RangeInclusive<i64> {
         let PageToken(from) = self.start(page);
         let to = page.to.map(|PageToken(to)| to);
         let (low, high) = match page.dir {

@@ -16,6 +16,7 @@ use ruma::{
     },
 };
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::{Rooms, Stored};
 use crate::{
@@ -295,15 +296,16 @@ fn visibility_of(event: &Event) -> HistoryVisibility {
 /// The users whose messages this user does not want. See "Ignoring Users".
 fn ignored(view: &View, user: UserNid) -> Result<HashSet<OwnedUserId>> {
     #[derive(Deserialize)]
-    struct Content {
-        ignored_users: HashMap<String, serde::de::IgnoredAny>,
+    struct Content<'r> {
+        #[serde(borrow)]
+        ignored_users: HashMap<String, &'r RawValue>,
     }
     let key = (user, RoomNid::default(), "m.ignored_user_list");
     let Some(row) = ACCOUNT_DATA.get(view, &key)? else {
         return Ok(HashSet::new());
     };
     // Clients may store anything; what is no list ignores nobody.
-    let content = serde_json::from_str::<Content>(&row.content).ok();
+    let content = serde_json::from_str::<Content<'_>>(&row.content).ok();
     Ok(content
         .into_iter()
         .flat_map(|content| content.ignored_users.into_keys())

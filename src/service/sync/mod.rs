@@ -188,3 +188,6 @@ impl Sync {
             .map_err(|e| Error::Internal(format!("a sync broke off: {e}")))?
     }
 }
+
+#[cfg(test)]
+mod tests;

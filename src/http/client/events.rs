@@ -1,0 +1,117 @@
+//! "Getting events for a room": pages of it, what surrounds an event, one event.
+
+use std::sync::Arc;
+
+use ruma::{
+    api::client::{context::get_context, message::get_message_events, room::get_room_event},
+    exports::serde_html_form,
+};
+use serde::Deserialize;
+
+use crate::{
+    error::{Error, Result},
+    http::{extract::Ruma, respond::Json, routes::Routes},
+    protocol::{filter::RoomEventFilter, token::PageToken},
+    service::{Services, rooms::Page},
+};
+
+pub(super) fn routes(routes: Routes) -> Routes {
+    routes
+        .also_guests(messages)
+        .also_guests(context)
+        .also_guests(event)
+}
+
+async fn messages(
+    services: Arc<Services>,
+    Ruma {
+        request,
+        requester,
+        query,
+        ..
+    }: Ruma<get_message_events::v3::Request>,
+) -> Result<Json> {
+    let filter = filter(&query)?;
+    let page = Page {
+        from: token("from", request.from.as_deref())?,
+        to: token("to", request.to.as_deref())?,
+        dir: request.dir,
+        limit: number(request.limit),
+    };
+    let answer = beside(services, move |services| {
+        let room = &request.room_id;
+        services.rooms.messages(&requester, room, page, &filter)
+    });
+    answer.await.map(Json)
+}
+
+async fn context(
+    services: Arc<Services>,
+    Ruma {
+        request,
+        requester,
+        query,
+        ..
+    }: Ruma<get_context::v3::Request>,
+) -> Result<Json> {
+    let filter = filter(&query)?;
+    let answer = beside(services, move |services| {
+        let (room, event) = (&request.room_id, &request.event_id);
+        let limit = number(request.limit);
+        services
+            .rooms
+            .context(&requester, room, event, limit, &filter)
+    });
+    answer.await.map(Json)
+}
+
+async fn event(
+    services: Arc<Services>,
+    Ruma {
+        request, requester, ..
+    }: Ruma<get_room_event::v3::Request>,
+) -> Result<Json> {
+    let (room, event) = (&request.room_id, &request.event_id);
+    services
+        .rooms
+        .single_event(&requester, room, event)
+        .map(Json)
+}
+
+/// Runs what may read much beside the threads that serve others.
+pub(super) async fn beside<T: Send + 'static>(
+    services: Arc<Services>,
+    work: impl FnOnce(&Services) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let tasks = services.tasks.clone();
+    let done = tasks.spawn_blocking(move || work(&services)).await;
+    done.unwrap_or_else(|e| Err(Error::Internal(format!("reading broke off: {e}"))))
+}
+
+/// A token of `/sync` or of an earlier page. An empty one is none.
+pub(super) fn token(name: &str, text: Option<&str>) -> Result<Option<PageToken>> {
+    let text = text.filter(|text| !text.is_empty());
+    let token = text.map(str::parse).transpose();
+    token.map_err(|e| Error::invalid_param(format!("{name}: {e}")))
+}
+
+/// A limit as a number; the services have bounds of their own.
+pub(super) fn number(limit: ruma::UInt) -> usize {
+    usize::try_from(u64::from(limit)).unwrap_or(usize::MAX)
+}
+
+/// The filter of a single request. ruma's type does not keep all of it.
+fn filter(query: &str) -> Result<RoomEventFilter> {
+    #[derive(Deserialize)]
+    struct Query {
+        filter: Option<String>,
+    }
+    let query: Query =
+        serde_html_form::from_str(query).map_err(|e| Error::invalid_param(e.to_string()))?;
+    match query.filter.as_deref() {
+        None | Some("") => Ok(RoomEventFilter::default()),
+        Some(json) => {
+            RoomEventFilter::from_json(json).map_err(|e| Error::invalid_param(e.to_string()))
+        }
+    }
+}

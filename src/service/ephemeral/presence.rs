@@ -1,0 +1,512 @@
+//! Who is there: in memory, as the apps of each user say it and as their silence says it.
+//!
+//! Changes are told together, at most once in a [`PAUSE`], so that a busy morning does not wake everybody for each one.
+//! See "Presence" in the client-server API.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt::Write as _,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use ruma::{OwnedUserId, UserId, events::room::member::MembershipState, presence::PresenceState};
+use tokio::sync::Notify;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    clock::Clock,
+    error::{Error, Result},
+    protocol::{
+        format::push_string,
+        ids::{Position, RoomNid, UserNid},
+    },
+    service::Requester,
+    store::{
+        Store, View,
+        notify::Kinds,
+        schema::{PRESENCE, PresenceRow, ROOM_MEMBERS, USER_ROOMS},
+    },
+};
+
+/// How long changes are collected before they are told.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// How often it is looked who has become silent.
+const ROUND: Duration = Duration::from_secs(10);
+
+/// Who has done nothing for this long is not at hand, in milliseconds.
+const IDLE: u64 = 5 * 60 * 1000;
+
+/// A device is gone this long after its last sync, in milliseconds.
+const GONE: u64 = 30 * 1000;
+
+/// Who did something within this time is said to be active now, in milliseconds.
+const ACTIVE: u64 = 60 * 1000;
+
+/// The longest text that a user may say about themselves, in bytes; all who share a room get it.
+const MAX_STATUS: usize = 2048;
+
+/// Who is there.
+pub struct Presence {
+    store: Store,
+    clock: Clock,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    people: Mutex<People>,
+    /// Told when there is something to tell.
+    news: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct People {
+    all: HashMap<UserNid, Person>,
+    /// Those who have changed and of whom nobody was told.
+    untold: HashSet<UserNid>,
+    /// Whether a task looks after them.
+    watched: bool,
+}
+
+/// One user.
+#[derive(Default)]
+struct Person {
+    state: State,
+    status_msg: Option<String>,
+    last_active: u64,
+    devices: HashMap<Option<String>, Device>,
+    /// When others were told the last time.
+    told: Position,
+    /// The rooms at that time, to see quickly who may know.
+    rooms: Arc<HashSet<RoomNid>>,
+}
+
+/// What one app says.
+#[derive(Default)]
+struct Device {
+    state: State,
+    /// What its syncs say; a change of it counts, its repetition does not.
+    by_sync: Option<State>,
+    /// How many of its syncs are going on.
+    syncs: usize,
+    /// When it was heard of the last time.
+    seen: u64,
+}
+
+/// From the least to the most present.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum State {
+    #[default]
+    Offline,
+    Unavailable,
+    Online,
+}
+
+/// What others are told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Whether they are there.
+    pub state: PresenceState,
+    /// What they say about it.
+    pub status_msg: Option<String>,
+    /// How long they have done nothing, in milliseconds; none if that is not known.
+    pub last_active_ago: Option<u64>,
+    /// Whether they are doing something right now.
+    pub currently_active: bool,
+}
+
+/// A sync that is going on; when it is dropped, its device begins to be gone.
+#[must_use = "the device is gone when this is dropped"]
+pub struct Syncing {
+    presence: Arc<Presence>,
+    user: UserNid,
+    device: Option<String>,
+}
+
+impl Presence {
+    /// Nobody is there. Silence is noticed by one of `tasks`, until `stop` is cancelled.
+    pub fn new(store: Store, clock: Clock, tasks: TaskTracker, stop: CancellationToken) -> Self {
+        Self {
+            store,
+            clock,
+            tasks,
+            stop,
+            people: Mutex::default(),
+            news: Arc::default(),
+        }
+    }
+
+    /// A user says whether they are there.
+    ///
+    /// # Errors
+    /// 403 when it is about another user, 400 when it can not be.
+    pub async fn set(
+        self: &Arc<Self>,
+        requester: &Requester,
+        user: &UserId,
+        state: &PresenceState,
+        status_msg: Option<String>,
+    ) -> Result<()> {
+        if user != requester.user_id {
+            return Err(Error::forbidden("You can not speak for others"));
+        }
+        let state = state_of(state)
+            .ok_or_else(|| Error::invalid_param("There is no such state of presence"))?;
+        if status_msg
+            .as_ref()
+            .is_some_and(|text| text.len() > MAX_STATUS)
+        {
+            return Err(Error::invalid_param("The status message is too long"));
+        }
+        let now = self.clock.now_ms();
+        let row = PresenceRow {
+            state: state.name().to_owned(),
+            status_msg: status_msg.clone(),
+            last_active_ts: now,
+        };
+        let news = self.change(requester.nid, |person| {
+            let device = person.devices.entry(requester.device_id.clone());
+            let device = device.or_default();
+            (device.state, device.seen) = (state, now);
+            if state == State::Online {
+                person.last_active = now;
+            }
+            std::mem::replace(&mut person.status_msg, status_msg.clone()) != status_msg
+        })?;
+        if !news {
+            return Ok(());
+        }
+        let committed = self.store.commit(|batch| {
+            PRESENCE.put(batch, &(requester.nid,), &row);
+            Ok(())
+        })?;
+        Ok(self.store.durable(committed.position).await?)
+    }
+
+    /// A device begins to sync and says whether its user is there; none if the sync shall not be noticed.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn syncing(
+        self: &Arc<Self>,
+        requester: &Requester,
+        state: &PresenceState,
+    ) -> Result<Option<Syncing>> {
+        let Some(state) = state_of(state).filter(|state| *state != State::Offline) else {
+            return Ok(None);
+        };
+        let now = self.clock.now_ms();
+        self.change(requester.nid, |person| {
+            let device = person.devices.entry(requester.device_id.clone());
+            let device = device.or_default();
+            let was_gone = device.is_gone(now);
+            device.syncs += 1;
+            if device.by_sync.replace(state) != Some(state) || was_gone {
+                device.state = state;
+                if state == State::Online {
+                    person.last_active = now;
+                }
+            }
+            false
+        })?;
+        Ok(Some(Syncing {
+            presence: self.clone(),
+            user: requester.nid,
+            device: requester.device_id.clone(),
+        }))
+    }
+
+    /// A user has done something, such as sending a message.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn active(self: &Arc<Self>, user: UserNid) -> Result<()> {
+        let now = self.clock.now_ms();
+        if self.people.lock().all.contains_key(&user) {
+            self.change(user, |person| {
+                person.last_active = now;
+                false
+            })?;
+        }
+        Ok(())
+    }
+
+    /// How a user is, for another one or themselves.
+    ///
+    /// # Errors
+    /// 403 when the two share no room, whether the user exists or not.
+    pub fn get(&self, requester: &Requester, user: &UserId) -> Result<Status> {
+        let refused = || Error::forbidden("You do not share a room with this user");
+        let view = self.store.view();
+        let nid = self.store.find_user(user)?.ok_or_else(refused)?;
+        if nid != requester.nid {
+            let own = rooms_of(&view, requester.nid)?;
+            if !shared(&view, nid, own.iter())? {
+                return Err(refused());
+            }
+        }
+        let now = self.clock.now_ms();
+        if let Some(person) = self.people.lock().all.get(&nid) {
+            return Ok(person.status(now));
+        }
+        let person = known(&view, nid)?;
+        Ok(person.status(now))
+    }
+
+    /// The `m.presence` events of those whom the asker may know and who have changed after `since`; without `since`, of
+    /// those who are there.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn since(
+        &self,
+        view: &View,
+        since: Option<Position>,
+        asker: &Requester,
+    ) -> Result<Vec<(OwnedUserId, String)>> {
+        let now = self.clock.now_ms();
+        let mut candidates = Vec::new();
+        for (user, person) in &self.people.lock().all {
+            let is_news = match since {
+                Some(since) => person.told > since,
+                None => person.told > Position::default() && person.state > State::Offline,
+            };
+            if is_news {
+                candidates.push((*user, person.rooms.clone(), person.status(now)));
+            }
+        }
+        if candidates.is_empty() {
+            return Ok(Vec::new());
+        }
+        let own = rooms_of(view, asker.nid)?;
+        let mut events = Vec::new();
+        for (user, rooms, status) in candidates {
+            // What was known when the change was told is only a hint; the view decides.
+            if user == asker.nid || shared(view, user, own.intersection(&rooms))? {
+                let user = self.store.user_id(user)?;
+                events.push(((*user).clone(), event(&user, &status)));
+            }
+        }
+        Ok(events)
+    }
+
+    /// Changes a person, and sees to it that others are told of what that makes of them. `change` says whether there
+    /// is something to tell in any case.
+    fn change(
+        self: &Arc<Self>,
+        user: UserNid,
+        change: impl FnOnce(&mut Person) -> bool,
+    ) -> Result<bool> {
+        let now = self.clock.now_ms();
+        if !self.people.lock().all.contains_key(&user) {
+            let person = known(&self.store.view(), user)?;
+            self.people.lock().all.entry(user).or_insert(person);
+        }
+        let mut people = self.people.lock();
+        let People {
+            all,
+            untold,
+            watched,
+        } = &mut *people;
+        let Some(person) = all.get_mut(&user) else {
+            return Ok(false);
+        };
+        let has_changed = change(person);
+        let is_news = person.judge(now) || has_changed;
+        if is_news {
+            untold.insert(user);
+            self.news.notify_one();
+        }
+        if !std::mem::replace(watched, true) {
+            self.watch();
+        }
+        Ok(is_news)
+    }
+
+    /// Tells what has changed and looks who has become silent, as long as anybody is there.
+    fn watch(self: &Arc<Self>) {
+        let (presence, clock) = (Arc::downgrade(self), self.clock.clone());
+        let (news, stop) = (self.news.clone(), self.stop.clone());
+        self.tasks.spawn(async move {
+            while is_needed(&presence) {
+                let next = async {
+                    tokio::select! {
+                        () = news.notified() => clock.sleep(PAUSE).await,
+                        () = clock.sleep(ROUND) => {}
+                    }
+                };
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = next => {}
+                }
+                if let Some(presence) = presence.upgrade()
+                    && let Err(error) = presence.round()
+                {
+                    tracing::error!(%error, "it could not be told who is there");
+                }
+            }
+        });
+    }
+
+    /// Judges everybody anew and tells what has changed.
+    fn round(&self) -> Result<()> {
+        let now = self.clock.now_ms();
+        let untold = {
+            let mut people = self.people.lock();
+            let People { all, untold, .. } = &mut *people;
+            for (user, person) in all.iter_mut() {
+                if person.judge(now) {
+                    untold.insert(*user);
+                }
+            }
+            std::mem::take(untold)
+        };
+        if untold.is_empty() {
+            return Ok(());
+        }
+        let view = self.store.view();
+        let mut rooms = Vec::with_capacity(untold.len());
+        for user in untold {
+            rooms.push((user, Arc::new(rooms_of(&view, user)?)));
+        }
+        let _no_rows = self.store.commit(|batch| {
+            let position = batch.position();
+            let mut people = self.people.lock();
+            for (user, rooms) in rooms {
+                if let Some(person) = people.all.get_mut(&user) {
+                    (person.told, person.rooms) = (position, rooms);
+                }
+            }
+            // Most people of a node share some room, and whoever does not finds nothing to tell.
+            batch.touch_all(position, Kinds::PRESENCE);
+            Ok(())
+        })?;
+        Ok(())
+    }
+}
+
+impl Drop for Syncing {
+    fn drop(&mut self) {
+        let now = self.presence.clock.now_ms();
+        let mut people = self.presence.people.lock();
+        let person = people.all.get_mut(&self.user);
+        if let Some(device) = person.and_then(|person| person.devices.get_mut(&self.device)) {
+            device.syncs = device.syncs.saturating_sub(1);
+            device.seen = now;
+        }
+    }
+}
+
+impl Device {
+    fn is_gone(&self, now: u64) -> bool {
+        self.syncs == 0 && now.saturating_sub(self.seen) >= GONE
+    }
+}
+
+impl Person {
+    /// Works out how they are now; true if that is something new.
+    fn judge(&mut self, now: u64) -> bool {
+        self.devices.retain(|_, device| !device.is_gone(now));
+        let most = self.devices.values().map(|device| device.state).max();
+        let mut state = most.unwrap_or_default();
+        if now.saturating_sub(self.last_active) >= IDLE {
+            state = state.min(State::Unavailable);
+        }
+        std::mem::replace(&mut self.state, state) != state
+    }
+
+    fn status(&self, now: u64) -> Status {
+        let ago = now.saturating_sub(self.last_active);
+        Status {
+            state: self.state.name().into(),
+            status_msg: self.status_msg.clone(),
+            last_active_ago: (self.last_active > 0).then_some(ago),
+            currently_active: self.state == State::Online && ago < ACTIVE,
+        }
+    }
+}
+
+impl State {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Offline => "offline",
+            Self::Unavailable => "unavailable",
+            Self::Online => "online",
+        }
+    }
+}
+
+fn state_of(state: &PresenceState) -> Option<State> {
+    match state {
+        PresenceState::Offline => Some(State::Offline),
+        PresenceState::Unavailable => Some(State::Unavailable),
+        PresenceState::Online => Some(State::Online),
+        _ => None,
+    }
+}
+
+/// Whether there is anything to tell or anybody whose silence is to be noticed.
+fn is_needed(presence: &Weak<Presence>) -> bool {
+    let Some(presence) = presence.upgrade() else {
+        return false;
+    };
+    let mut people = presence.people.lock();
+    let someone = people.all.values().any(|person| !person.devices.is_empty());
+    people.watched = someone || !people.untold.is_empty();
+    people.watched
+}
+
+/// What the store knows of somebody who has not been there since the node was started.
+fn known(view: &View, user: UserNid) -> Result<Person> {
+    let row = PRESENCE.get(view, &(user,))?;
+    Ok(row.map_or_else(Person::default, |row| Person {
+        status_msg: row.status_msg,
+        last_active: row.last_active_ts,
+        ..Person::default()
+    }))
+}
+
+fn rooms_of(view: &View, user: UserNid) -> Result<HashSet<RoomNid>> {
+    let mut rooms = HashSet::new();
+    for row in USER_ROOMS.scan(view, &(user,)) {
+        let ((_, room), member) = row?;
+        if member.membership == MembershipState::Join {
+            rooms.insert(room);
+        }
+    }
+    Ok(rooms)
+}
+
+/// Whether a user is in one of these rooms.
+fn shared<'r>(
+    view: &View,
+    user: UserNid,
+    rooms: impl IntoIterator<Item = &'r RoomNid>,
+) -> Result<bool> {
+    for room in rooms {
+        let member = ROOM_MEMBERS.get(view, &(*room, user))?;
+        if member.is_some_and(|member| member.membership == MembershipState::Join) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn event(user: &UserId, status: &Status) -> String {
+    let mut out = String::from("{\"type\":\"m.presence\",\"sender\":");
+    push_string(&mut out, user.as_str());
+    let _ = write!(
+        out,
+        ",\"content\":{{\"presence\":\"{}\",\"currently_active\":{}",
+        status.state, status.currently_active
+    );
+    if let Some(ago) = status.last_active_ago {
+        let _ = write!(out, ",\"last_active_ago\":{ago}");
+    }
+    if let Some(text) = &status.status_msg {
+        out.push_str(",\"status_msg\":");
+        push_string(&mut out, text);
+    }
+    out.push_str("}}");
+    out
+}

@@ -1,0 +1,311 @@
+//! How far everybody has read.
+//!
+//! A user has one receipt of each kind in each thread of a room; a newer one takes its place. See "Receipts" and "Fully
+//! read markers" in the client-server API.
+
+use std::{collections::BTreeMap, fmt::Write as _, ops::Bound, sync::Arc};
+
+use ruma::{
+    OwnedEventId, RoomId, api::client::receipt::create_receipt::v3::ReceiptType,
+    events::receipt::ReceiptThread,
+};
+use serde::Deserialize;
+
+use crate::{
+    clock::Clock,
+    error::{Error, Result},
+    protocol::{
+        format::push_string,
+        ids::{Position, RoomNid, UserNid},
+    },
+    service::{
+        Requester,
+        rooms::{Rooms, Stored},
+    },
+    store::{
+        Batch, Members, Store, View,
+        notify::Kinds,
+        schema::{
+            ACCOUNT_DATA, ACCOUNT_DATA_CHANGES, AccountDataKey, AccountDataRow, RECEIPTS,
+            RECEIPTS_OF, ReceiptRow,
+        },
+    },
+};
+
+const PRIVATE: &str = "m.read.private";
+const FULLY_READ: &str = "m.fully_read";
+
+/// How far everybody has read.
+pub struct Receipts {
+    store: Store,
+    clock: Clock,
+    rooms: Arc<Rooms>,
+}
+
+/// What a user says to have read.
+#[derive(Clone, Debug)]
+pub struct Mark {
+    /// Whom it tells: everybody, nobody, or the user's own apps where to open the room.
+    pub receipt_type: ReceiptType,
+    /// Up to this event.
+    pub event_id: OwnedEventId,
+    /// In this thread.
+    pub thread: ReceiptThread,
+}
+
+/// A mark that was found to be in order, and what it replaces.
+enum Change {
+    Receipt {
+        new: ReceiptRow,
+        old: Option<Position>,
+    },
+    FullyRead {
+        content: String,
+        old: Option<Position>,
+    },
+}
+
+impl Receipts {
+    /// Nothing is kept in memory.
+    pub fn new(store: Store, clock: Clock, rooms: Arc<Rooms>) -> Self {
+        Self {
+            store,
+            clock,
+            rooms,
+        }
+    }
+
+    /// Sets receipts and markers of a user. What would move backwards stays where it is.
+    ///
+    /// # Errors
+    /// 403 when the user is not in the room, 404 when they see no such event in it, 400 when the event is not in the
+    /// thread.
+    pub async fn set(&self, requester: &Requester, room: &RoomId, marks: &[Mark]) -> Result<()> {
+        // The lock keeps two receipts of one user from replacing the same third one.
+        let mut guard = self.rooms.lock_for(requester, room).await?;
+        let (nid, members) = (guard.head().nid, guard.head().members.clone());
+        let view = self.store.latest();
+        let sight = self.rooms.sight(&view, nid, requester)?;
+        let mut changes = Vec::new();
+        for mark in marks {
+            let seen = sight.find(room, &mark.event_id)?;
+            let seen = seen.ok_or_else(|| Error::not_found("The event"))?;
+            let key = (requester.nid, nid);
+            changes.extend(match &mark.receipt_type {
+                ReceiptType::FullyRead => self.fully_read(&view, key, mark, &seen.stored)?,
+                _ => self.receipt(&view, key, mark, &seen.stored)?,
+            });
+        }
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let committed = self.store.commit(|batch| {
+            for change in &changes {
+                write(batch, (requester.nid, nid), &members, change);
+            }
+            Ok(())
+        })?;
+        drop(guard);
+        Ok(self.store.durable(committed.position).await?)
+    }
+
+    /// The content of `m.receipt` with what was given after `since`, if there is any: without `since`, with all.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn since(
+        &self,
+        view: &View,
+        room: RoomNid,
+        since: Option<Position>,
+        asker: &Requester,
+    ) -> Result<Option<String>> {
+        let from = since.map_or(Bound::Unbounded, |since| Bound::Excluded((room, since)));
+        let mut content = Content::new();
+        for row in RECEIPTS.range(view, &(room,), (from, Bound::Unbounded)) {
+            let (_, row) = row?;
+            if row.receipt_type == PRIVATE && row.user != asker.nid {
+                continue;
+            }
+            let user = self.store.user_id(row.user)?.as_str().to_owned();
+            let by_type = content.entry(row.event_id).or_default();
+            let by_user = by_type.entry(row.receipt_type).or_default();
+            by_user.insert(user, (row.ts, row.thread));
+        }
+        Ok((!content.is_empty()).then(|| json(&content)))
+    }
+
+    /// All receipts of a user in a room.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn of(&self, view: &View, room: RoomNid, user: UserNid) -> Result<Vec<ReceiptRow>> {
+        let rows = RECEIPTS_OF.scan(view, &(room, user));
+        rows.map(|row| Ok(row?.1)).collect()
+    }
+
+    fn receipt(
+        &self,
+        view: &View,
+        (user, room): (UserNid, RoomNid),
+        mark: &Mark,
+        stored: &Stored,
+    ) -> Result<Option<Change>> {
+        let receipt_type = match &mark.receipt_type {
+            ReceiptType::Read => "m.read",
+            ReceiptType::ReadPrivate => PRIVATE,
+            _ => return Err(Error::invalid_param("There is no such type of receipt")),
+        };
+        let thread = thread(&mark.thread, stored)?;
+        let order = order(stored)?;
+        let old = RECEIPTS_OF.get(view, &(room, user, receipt_type, thread))?;
+        if old.as_ref().is_some_and(|old| old.order >= order) {
+            return Ok(None);
+        }
+        Ok(Some(Change::Receipt {
+            new: ReceiptRow {
+                user,
+                receipt_type: receipt_type.to_owned(),
+                thread: thread.to_owned(),
+                event_id: mark.event_id.clone(),
+                order,
+                ts: self.clock.now_ms(),
+                position: Position::default(),
+            },
+            old: old.map(|old| old.position),
+        }))
+    }
+
+    fn fully_read(
+        &self,
+        view: &View,
+        (user, room): (UserNid, RoomNid),
+        mark: &Mark,
+        stored: &Stored,
+    ) -> Result<Option<Change>> {
+        #[derive(Deserialize)]
+        struct Marker {
+            event_id: OwnedEventId,
+        }
+        if mark.thread != ReceiptThread::Unthreaded {
+            return Err(Error::invalid_param("A fully read marker has no thread"));
+        }
+        let old = ACCOUNT_DATA.get(view, &(user, room, FULLY_READ))?;
+        if let Some(old) = &old
+            && let Ok(marker) = serde_json::from_str::<Marker>(&old.content)
+            && let Some(there) = self.rooms.find_event(view, &marker.event_id)?
+            && there.facts.order >= Some(order(stored)?)
+        {
+            return Ok(None);
+        }
+        let mut content = String::from("{\"event_id\":");
+        push_string(&mut content, mark.event_id.as_str());
+        content.push('}');
+        Ok(Some(Change::FullyRead {
+            content,
+            old: old.map(|old| old.position),
+        }))
+    }
+}
+
+fn write(
+    batch: &mut Batch<'_>,
+    (user, room): (UserNid, RoomNid),
+    members: &Members,
+    change: &Change,
+) {
+    let position = batch.position();
+    match change {
+        Change::Receipt { new, old } => {
+            if let Some(old) = old {
+                RECEIPTS.delete(batch, &(room, *old));
+            }
+            let row = ReceiptRow {
+                position,
+                ..new.clone()
+            };
+            let key = (room, user, row.receipt_type.as_str(), row.thread.as_str());
+            RECEIPTS_OF.put(batch, &key, &row);
+            RECEIPTS.put(batch, &(room, position), &row);
+            if row.receipt_type == PRIVATE {
+                batch.touch_user(position, user, Some(room), Kinds::RECEIPTS);
+            } else {
+                batch.touch_users(position, members.clone(), room, Kinds::RECEIPTS);
+            }
+        }
+        Change::FullyRead { content, old } => {
+            if let Some(old) = old {
+                ACCOUNT_DATA_CHANGES.delete(batch, &(user, *old));
+            }
+            let row = AccountDataRow {
+                position,
+                content: content.clone(),
+            };
+            let key = AccountDataKey {
+                room,
+                data_type: FULLY_READ.to_owned(),
+            };
+            ACCOUNT_DATA.put(batch, &(user, room, FULLY_READ), &row);
+            ACCOUNT_DATA_CHANGES.put(batch, &(user, position), &key);
+            batch.touch_user(position, user, Some(room), Kinds::ACCOUNT_DATA);
+        }
+    }
+}
+
+/// How a receipt's thread is stored, if the event can be read in it. See "Threaded read receipts".
+fn thread<'m>(thread: &'m ReceiptThread, stored: &Stored) -> Result<&'m str> {
+    let of_event = stored.facts.thread.as_deref();
+    match thread {
+        ReceiptThread::Unthreaded => Ok(""),
+        ReceiptThread::Main if of_event.is_none() => Ok("main"),
+        // The root is read in its thread as well as outside.
+        ReceiptThread::Thread(root)
+            if of_event == Some(&**root) || *root == stored.event.header.id =>
+        {
+            Ok(root.as_str())
+        }
+        _ => Err(Error::invalid_param("The event is not in this thread")),
+    }
+}
+
+fn order(stored: &Stored) -> Result<i64> {
+    let order = stored.facts.order;
+    order.ok_or_else(|| Error::not_found("The event"))
+}
+
+/// By event, then type, then user: when and in which thread.
+type Content = BTreeMap<OwnedEventId, BTreeMap<String, BTreeMap<String, (u64, String)>>>;
+
+fn json(content: &Content) -> String {
+    /// A JSON object whose values are written by `value`.
+    fn object<K: AsRef<str>, V>(
+        out: &mut String,
+        members: impl IntoIterator<Item = (K, V)>,
+        value: impl Fn(&mut String, V),
+    ) {
+        out.push('{');
+        for (index, (key, member)) in members.into_iter().enumerate() {
+            if index > 0 {
+                out.push(',');
+            }
+            push_string(out, key.as_ref());
+            out.push(':');
+            value(out, member);
+        }
+        out.push('}');
+    }
+    let mut out = String::new();
+    object(&mut out, content, |out, by_type| {
+        object(out, by_type, |out, by_user| {
+            object(out, by_user, |out, (ts, thread)| {
+                let _ = write!(out, "{{\"ts\":{ts}");
+                if !thread.is_empty() {
+                    out.push_str(",\"thread_id\":");
+                    push_string(out, thread);
+                }
+                out.push('}');
+            });
+        });
+    });
+    out
+}

@@ -1,0 +1,221 @@
+//! Who is typing, in memory: gone with the node, and after a while by itself.
+//!
+//! See "Typing Notifications" in the client-server API.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, Weak},
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use ruma::{OwnedRoomId, RoomId, UserId};
+use tokio::sync::Notify;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    clock::Clock,
+    error::{Error, Result},
+    protocol::{
+        format::push_string,
+        ids::{Position, RoomNid, UserNid},
+    },
+    service::{Requester, rooms::Rooms},
+    store::{Members, Store, notify::Kinds},
+};
+
+/// The longest that somebody types without saying so again; as long as Synapse allows.
+const MAX_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Who is typing where.
+pub struct Typing {
+    store: Store,
+    clock: Clock,
+    rooms: Arc<Rooms>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    typists: Mutex<Typists>,
+    /// Told when somebody may stop sooner than whoever was thought to be the first.
+    sooner: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct Typists {
+    rooms: HashMap<RoomNid, Typed>,
+    /// When each one stops, soonest first.
+    ends: BTreeSet<(Instant, RoomNid, UserNid)>,
+    /// Whether a task waits for the soonest end.
+    watched: bool,
+}
+
+/// A room where somebody types or has typed.
+struct Typed {
+    id: OwnedRoomId,
+    until: BTreeMap<UserNid, Instant>,
+    /// When somebody has begun or stopped the last time.
+    changed: Position,
+}
+
+impl Typing {
+    /// Nobody types. Whoever stops by themselves is noticed by one of `tasks`, until `stop` is cancelled.
+    pub fn new(
+        store: Store,
+        clock: Clock,
+        rooms: Arc<Rooms>,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            store,
+            clock,
+            rooms,
+            tasks,
+            stop,
+            typists: Mutex::default(),
+            sooner: Arc::default(),
+        }
+    }
+
+    /// A user types for as long as `timeout`, or has stopped.
+    ///
+    /// # Errors
+    /// 403 when the user is another one, or not in the room.
+    pub async fn set(
+        self: &Arc<Self>,
+        requester: &Requester,
+        room: &RoomId,
+        user: &UserId,
+        timeout: Option<Duration>,
+    ) -> Result<()> {
+        if user != requester.user_id {
+            return Err(Error::forbidden("You can not type for others"));
+        }
+        let mut guard = self.rooms.lock_for(requester, room).await?;
+        let (nid, members) = (guard.head().nid, guard.head().members.clone());
+        let until = timeout.map(|timeout| self.clock.instant() + timeout.min(MAX_TIMEOUT));
+        if self.note((nid, room), requester.nid, until) {
+            self.announce(nid, members)?;
+        }
+        if until.is_some() {
+            self.watch();
+        }
+        Ok(())
+    }
+
+    /// The content of `m.typing` if it has changed after `since`; without `since`, if anybody types.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn since(&self, room: RoomNid, since: Option<Position>) -> Result<Option<String>> {
+        let typists = self.typists.lock();
+        let Some(typed) = typists.rooms.get(&room) else {
+            return Ok(None);
+        };
+        let is_news = match since {
+            Some(since) => typed.changed > since,
+            None => !typed.until.is_empty(),
+        };
+        if !is_news {
+            return Ok(None);
+        }
+        let mut content = String::from("{\"user_ids\":[");
+        for (index, user) in typed.until.keys().enumerate() {
+            if index > 0 {
+                content.push(',');
+            }
+            push_string(&mut content, self.store.user_id(*user)?.as_str());
+        }
+        content.push_str("]}");
+        Ok(Some(content))
+    }
+
+    /// Keeps it in mind; true if somebody began or stopped, false if they just go on.
+    fn note(&self, (nid, id): (RoomNid, &RoomId), user: UserNid, until: Option<Instant>) -> bool {
+        let mut typists = self.typists.lock();
+        let Typists { rooms, ends, .. } = &mut *typists;
+        let typed = rooms.entry(nid).or_insert_with(|| Typed {
+            id: id.to_owned(),
+            until: BTreeMap::new(),
+            changed: Position::default(),
+        });
+        let before = match until {
+            Some(until) => typed.until.insert(user, until),
+            None => typed.until.remove(&user),
+        };
+        if let Some(before) = before {
+            ends.remove(&(before, nid, user));
+        }
+        if let Some(until) = until {
+            ends.insert((until, nid, user));
+        }
+        before.is_some() != until.is_some()
+    }
+
+    fn announce(&self, room: RoomNid, members: Members) -> Result<()> {
+        // Nothing is stored, so nobody needs to wait for the disk.
+        let _no_rows = self.store.commit(|batch| {
+            let position = batch.position();
+            if let Some(typed) = self.typists.lock().rooms.get_mut(&room) {
+                typed.changed = position;
+            }
+            batch.touch_users(position, members, room, Kinds::TYPING);
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    /// Makes sure that a task waits for the soonest end.
+    fn watch(self: &Arc<Self>) {
+        if std::mem::replace(&mut self.typists.lock().watched, true) {
+            self.sooner.notify_one();
+            return;
+        }
+        let (typing, clock) = (Arc::downgrade(self), self.clock.clone());
+        let (sooner, stop) = (self.sooner.clone(), self.stop.clone());
+        self.tasks.spawn(async move {
+            while let Some(wait) = next_end(&typing) {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = sooner.notified() => {}
+                    () = clock.sleep(wait) => {}
+                }
+                if let Some(typing) = typing.upgrade()
+                    && let Err(error) = typing.expire().await
+                {
+                    tracing::error!(%error, "it could not be told who has stopped typing");
+                }
+            }
+        });
+    }
+
+    /// Ends all whose time is over.
+    async fn expire(&self) -> Result<()> {
+        let now = self.clock.instant();
+        let mut quiet: HashMap<RoomNid, OwnedRoomId> = HashMap::new();
+        {
+            let mut typists = self.typists.lock();
+            let Typists { rooms, ends, .. } = &mut *typists;
+            while let Some(&(end, room, user)) = ends.first().filter(|(end, ..)| *end <= now) {
+                ends.remove(&(end, room, user));
+                if let Some(typed) = rooms.get_mut(&room) {
+                    typed.until.remove(&user);
+                    quiet.insert(room, typed.id.clone());
+                }
+            }
+        }
+        for (nid, id) in quiet {
+            let members = self.rooms.lock(&id).await?.head().members.clone();
+            self.announce(nid, members)?;
+        }
+        Ok(())
+    }
+}
+
+/// How long it is to the soonest end; none when nobody types, and then nobody waits any more.
+fn next_end(typing: &Weak<Typing>) -> Option<Duration> {
+    let typing = typing.upgrade()?;
+    let mut typists = typing.typists.lock();
+    let soonest = typists.ends.first().map(|(end, ..)| *end);
+    typists.watched = soonest.is_some();
+    soonest.map(|end| end.saturating_duration_since(typing.clock.instant()))
+}
