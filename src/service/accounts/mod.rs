@@ -90,21 +90,3 @@ impl Accounts {
         UserId::parse_with_server_name(localpart, &self.server_name).ok()
     }
 }
-impl Accounts {
-    pub fn push_rules(
-        &self,
-        u: &ruma::UserId,
-    ) -> Result<std::sync::Arc<crate::protocol::push::Rules>> {
-        Ok(std::sync::Arc::new(crate::protocol::push::Rules::new(
-            &crate::protocol::push::predefined(u),
-            u,
-        )))
-    }
-    pub fn filter(
-        &self,
-        _: &ruma::UserId,
-        _: &str,
-    ) -> Result<Option<std::sync::Arc<crate::protocol::filter::Filter>>> {
-        Ok(None)
-    }
-}
