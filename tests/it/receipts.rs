@@ -1,5 +1,6 @@
 //! "Receipts" and "Fully read markers".
 
+use kontor::store::schema::ACCOUNT_DATA_CHANGES;
 use serde_json::{Value, json};
 
 use crate::{
@@ -179,6 +180,13 @@ async fn markers_are_set_together() {
     let moved = json!({ "event_id": third });
     assert_eq!(sync(&alice, &room, &mut since).await.1, moved);
     assert_eq!(sync(&alice, &room, &mut String::new()).await.1, moved);
+
+    // Whoever is behind needs only the newest of its changes.
+    let view = server.services.store().view();
+    let user = server.requester(&alice).nid;
+    let changes = ACCOUNT_DATA_CHANGES.scan(&view, &(user,));
+    let changes = changes.map(|row| row.expect("the row is whole").1.data_type);
+    assert_eq!(changes.filter(|kind| kind == "m.fully_read").count(), 1);
 
     // One bad mark, and none is set.
     let marks = json!({ "m.read": third, "m.fully_read": "$unknown" });

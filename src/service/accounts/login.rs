@@ -3,7 +3,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use http::StatusCode;
-use ruma::OwnedUserId;
+use ruma::{OwnedUserId, api::client::uiaa::AuthData};
 
 use super::{
     Accounts, NewDevice, Requester, Session,
@@ -20,7 +20,7 @@ use crate::{
 const LOGIN_TOKEN_LIFETIME: Duration = Duration::from_secs(2 * 60);
 
 /// What a client shows to be let in.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Credential {
     /// The type of login, such as `m.login.password`.
     pub kind: String,
@@ -119,18 +119,44 @@ impl Accounts {
         Ok(row)
     }
 
-    /// A token with which another device of the account can log in, once and soon; and how long it lives.
-    pub async fn issue_login_token(&self, requester: &Requester) -> Result<(String, Duration)> {
+    /// A token with which another device of the account can log in, once and soon, and how long it lives; once the
+    /// user has given their password.
+    ///
+    /// # Errors
+    /// What the client must do first, see [`Error::Uiaa`].
+    pub async fn issue_login_token(
+        &self,
+        requester: &Requester,
+        auth: Option<&AuthData>,
+    ) -> Result<(String, Duration)> {
+        self.confirm(requester, "get a login token", auth).await?;
         let token = self.entropy.token(43);
         let row = LoginTokenRow {
             user: requester.nid,
             expires_ts: self.ts_after(LOGIN_TOKEN_LIFETIME),
         };
+        let now = self.clock.now_ms();
+        let expired = self.expired_login_tokens(now)?;
         let committed = self.store.commit(|batch| {
             LOGIN_TOKENS.put(batch, &(hash(&token),), &row);
+            for key in &expired {
+                LOGIN_TOKENS.delete(batch, key);
+            }
             Ok(())
         })?;
         self.store.durable(committed.position).await?;
         Ok((token, LOGIN_TOKEN_LIFETIME))
+    }
+
+    /// Tokens that nobody has used in time. There are never many: each costs its user a password.
+    fn expired_login_tokens(&self, now: u64) -> Result<Vec<([u8; 32],)>> {
+        let mut expired = Vec::new();
+        for row in LOGIN_TOKENS.scan(&self.store.latest(), &()) {
+            let (key, row) = row?;
+            if row.expires_ts <= now {
+                expired.push(key);
+            }
+        }
+        Ok(expired)
     }
 }

@@ -20,15 +20,13 @@ use crate::{
     },
     service::{
         Requester,
+        accounts::Writing,
         rooms::{Rooms, Stored},
     },
     store::{
         Batch, Members, Store, View,
         notify::Kinds,
-        schema::{
-            ACCOUNT_DATA, ACCOUNT_DATA_CHANGES, AccountDataKey, AccountDataRow, RECEIPTS,
-            RECEIPTS_OF, ReceiptRow,
-        },
+        schema::{ACCOUNT_DATA, RECEIPTS, RECEIPTS_OF, ReceiptRow},
     },
 };
 
@@ -59,10 +57,7 @@ enum Change {
         new: ReceiptRow,
         old: Option<Position>,
     },
-    FullyRead {
-        content: String,
-        old: Option<Position>,
-    },
+    FullyRead(Writing<'static>),
 }
 
 impl Receipts {
@@ -100,8 +95,8 @@ impl Receipts {
             return Ok(());
         }
         let committed = self.store.commit(|batch| {
-            for change in &changes {
-                write(batch, (requester.nid, nid), &members, change);
+            for change in changes {
+                write(batch, nid, &members, change);
             }
             Ok(())
         })?;
@@ -191,64 +186,46 @@ impl Receipts {
             return Err(Error::invalid_param("A fully read marker has no thread"));
         }
         let old = ACCOUNT_DATA.get(view, &(user, room, FULLY_READ))?;
-        if let Some(old) = &old
+        let order = order(stored)?;
+        if let Some(old) = old
             && let Ok(marker) = serde_json::from_str::<Marker>(&old.content)
             && let Some(there) = self.rooms.find_event(view, &marker.event_id)?
-            && there.facts.order >= Some(order(stored)?)
+            && there.facts.order >= Some(order)
         {
             return Ok(None);
         }
-        let mut content = String::from("{\"event_id\":");
-        push_string(&mut content, mark.event_id.as_str());
-        content.push('}');
-        Ok(Some(Change::FullyRead {
-            content,
-            old: old.map(|old| old.position),
-        }))
+        let writing = Writing::prepare(view, user, room, FULLY_READ, |_| {
+            let mut content = String::from("{\"event_id\":");
+            push_string(&mut content, mark.event_id.as_str());
+            content.push('}');
+            Ok(content)
+        })?;
+        Ok(Some(Change::FullyRead(writing)))
     }
 }
 
-fn write(
-    batch: &mut Batch<'_>,
-    (user, room): (UserNid, RoomNid),
-    members: &Members,
-    change: &Change,
-) {
+fn write(batch: &mut Batch<'_>, room: RoomNid, members: &Members, change: Change) {
+    let (new, old) = match change {
+        Change::Receipt { new, old } => (new, old),
+        Change::FullyRead(writing) => return writing.write(batch),
+    };
+    if let Some(old) = old {
+        RECEIPTS.delete(batch, &(room, old));
+    }
     let position = batch.position();
-    match change {
-        Change::Receipt { new, old } => {
-            if let Some(old) = old {
-                RECEIPTS.delete(batch, &(room, *old));
-            }
-            let row = ReceiptRow {
-                position,
-                ..new.clone()
-            };
-            let key = (room, user, row.receipt_type.as_str(), row.thread.as_str());
-            RECEIPTS_OF.put(batch, &key, &row);
-            RECEIPTS.put(batch, &(room, position), &row);
-            if row.receipt_type == PRIVATE {
-                batch.touch_user(position, user, Some(room), Kinds::RECEIPTS);
-            } else {
-                batch.touch_users(position, members.clone(), room, Kinds::RECEIPTS);
-            }
-        }
-        Change::FullyRead { content, old } => {
-            if let Some(old) = old {
-                ACCOUNT_DATA_CHANGES.delete(batch, &(user, *old));
-            }
-            let row = AccountDataRow {
-                position,
-                content: content.clone(),
-            };
-            let key = AccountDataKey {
-                room,
-                data_type: FULLY_READ.to_owned(),
-            };
-            ACCOUNT_DATA.put(batch, &(user, room, FULLY_READ), &row);
-            ACCOUNT_DATA_CHANGES.put(batch, &(user, position), &key);
-            batch.touch_user(position, user, Some(room), Kinds::ACCOUNT_DATA);
-        }
+    let row = ReceiptRow { position, ..new };
+    let key = (
+        room,
+        row.user,
+        row.receipt_type.as_str(),
+        row.thread.as_str(),
+    );
+    RECEIPTS_OF.put(batch, &key, &row);
+    RECEIPTS.put(batch, &(room, position), &row);
+    if row.receipt_type == PRIVATE {
+        batch.touch_user(position, row.user, Some(room), Kinds::RECEIPTS);
+    } else {
+        batch.touch_users(position, members.clone(), room, Kinds::RECEIPTS);
     }
 }
 

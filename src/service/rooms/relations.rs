@@ -2,11 +2,7 @@
 //!
 //! See "Relationships API" in the client-server API.
 
-use std::{
-    collections::BTreeMap,
-    fmt::Write as _,
-    ops::Bound,
-};
+use std::{collections::BTreeMap, fmt::Write as _, ops::Bound};
 
 use ruma::{EventId, RoomId, api::Direction, events::TimelineEventType};
 
