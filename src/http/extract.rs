@@ -159,7 +159,28 @@ macro_rules! anonymous {
 
 anonymous!(NoAccessToken, NoAuthentication, AppserviceTokenOptional);
 
-fn missing_token() -> Error {
+/// Gives a request type of ours the method, the paths and the authentication of one of ruma's.
+macro_rules! same_endpoint {
+    ($ours:ty, $theirs:ty) => {
+        same_endpoint!(
+            $ours,
+            $theirs,
+            <$theirs as ruma::api::Metadata>::Authentication
+        );
+    };
+    ($ours:ty, $theirs:ty, $authentication:ty) => {
+        impl ruma::api::Metadata for $ours {
+            const METHOD: http::Method = <$theirs as ruma::api::Metadata>::METHOD;
+            const RATE_LIMITED: bool = <$theirs as ruma::api::Metadata>::RATE_LIMITED;
+            type Authentication = $authentication;
+            type PathBuilder = <$theirs as ruma::api::Metadata>::PathBuilder;
+            const PATH_BUILDER: Self::PathBuilder = <$theirs as ruma::api::Metadata>::PATH_BUILDER;
+        }
+    };
+}
+pub(super) use same_endpoint;
+
+pub(super) fn missing_token() -> Error {
     Error::api(
         StatusCode::UNAUTHORIZED,
         "M_MISSING_TOKEN",

@@ -1,5 +1,6 @@
 //! The HTTP face of the node: how connections are accepted and bounded, and which endpoints there are.
 
+mod admin;
 pub mod body;
 mod client;
 mod connection;
@@ -9,6 +10,7 @@ mod respond;
 mod routes;
 pub mod serve;
 mod tls;
+mod well_known;
 
 use std::sync::Arc;
 
@@ -25,7 +27,10 @@ use crate::{error::Error, service::Services};
 
 /// Every endpoint of the node.
 pub fn router(services: Arc<Services>) -> Router {
-    client::routes(Routes::new())
+    let routes = client::routes(Routes::new());
+    let routes = well_known::routes(routes);
+    let routes = admin::routes(routes);
+    routes
         .finish()
         .fallback(async || unrecognized(StatusCode::NOT_FOUND))
         .method_not_allowed_fallback(async || unrecognized(StatusCode::METHOD_NOT_ALLOWED))

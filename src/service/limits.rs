@@ -117,6 +117,14 @@ impl Limits {
         self.take(kind, key, 0).map_err(Error::limit_exceeded)
     }
 
+    /// As [`peek`](Self::peek), for the bucket of a client's address.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check).
+    pub fn peek_address(&self, kind: Kind, address: IpAddr) -> Result<()> {
+        self.peek(kind, &customer(address).to_string())
+    }
+
     fn take(&self, kind: Kind, key: &str, tokens: u32) -> Result<(), Duration> {
         let Some(shared) = &self.0 else { return Ok(()) };
         let (burst, period) = kind.rate();

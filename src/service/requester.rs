@@ -1,8 +1,11 @@
 //! Who asks: the identity behind an access token.
 
-use ruma::OwnedUserId;
+use ruma::{OwnedUserId, UserId};
 
-use crate::protocol::ids::UserNid;
+use crate::{
+    error::{Error, Result},
+    protocol::ids::UserNid,
+};
 
 /// A local user with the device that they ask from.
 #[derive(Clone, Debug)]
@@ -17,4 +20,18 @@ pub struct Requester {
     pub guest: bool,
     /// Whether the account may use the admin API.
     pub admin: bool,
+}
+
+impl Requester {
+    /// Makes sure that what is asked for is the requester's own.
+    ///
+    /// # Errors
+    /// 403 M_FORBIDDEN.
+    pub fn must_be(&self, user: &UserId) -> Result<()> {
+        if self.user_id == user {
+            Ok(())
+        } else {
+            Err(Error::forbidden("This belongs to another user"))
+        }
+    }
 }

@@ -124,34 +124,6 @@ async fn logging_out_ends_one_session_or_all() {
 }
 
 #[tokio::test]
-async fn a_login_token_works_once_and_not_for_long() {
-    let server = TestServer::new();
-    let alice = server.register("alice").await;
-    let requester = server.requester(&alice);
-    let accounts = &server.services.accounts;
-    let anonymous = server.anonymous();
-    let body = |token: &str| json!({ "type": "m.login.token", "token": token });
-
-    let (token, _) = accounts.issue_login_token(&requester).await.unwrap();
-    let session = ok(anonymous.post(LOGIN, body(&token)).await);
-    assert_eq!(session["user_id"], "@alice:localhost");
-    assert_ne!(session["device_id"], alice.device_id);
-    refused(
-        anonymous.post(LOGIN, body(&token)).await,
-        403,
-        "M_FORBIDDEN",
-    );
-
-    let (token, lifetime) = accounts.issue_login_token(&requester).await.unwrap();
-    server.clock.advance(lifetime);
-    refused(
-        anonymous.post(LOGIN, body(&token)).await,
-        403,
-        "M_FORBIDDEN",
-    );
-}
-
-#[tokio::test]
 async fn guessing_passwords_is_limited_by_account() {
     let server = TestServer::with(|config| config.limits.enabled = true);
     server.register("alice").await;

@@ -1,10 +1,20 @@
 //! The node as a client sees it, in this process: modules are named after sections of the specification.
 
+mod account_data;
+mod account_management;
+mod devices;
+mod discovery;
 mod events;
+mod filters;
 mod frame;
 mod login;
+mod profiles;
+mod push_rules;
+mod refresh;
 mod registration;
 mod relations;
 mod room;
 mod server;
+mod shared_secret;
 mod state;
+mod uia;

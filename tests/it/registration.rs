@@ -166,3 +166,30 @@ async fn registrations_are_limited_by_address() {
     assert!(refusal.1["retry_after_ms"].is_u64());
     refused(refusal, 429, "M_LIMIT_EXCEEDED");
 }
+
+#[tokio::test]
+async fn a_name_can_be_tried_first() {
+    let server = TestServer::new();
+    server.register("alice").await;
+    let available = "/_matrix/client/v3/register/available";
+    let anonymous = server.anonymous();
+    let ask = async |query: &str| anonymous.get(&format!("{available}{query}")).await;
+    assert_eq!(ok(ask("?username=bob").await), json!({ "available": true }));
+    refused(ask("?username=alice").await, 400, "M_USER_IN_USE");
+    refused(ask("?username=A%20b").await, 400, "M_INVALID_USERNAME");
+    refused(ask("").await, 400, "M_MISSING_PARAM");
+}
+
+#[tokio::test]
+async fn a_registration_token_can_be_tried_first() {
+    let server = TestServer::with(|config| config.limits.enabled = true);
+    let token = server.services.accounts.first_token().await.unwrap();
+    let path = "/_matrix/client/v1/register/m.login.registration_token/validity?token=";
+    let anonymous = server.anonymous();
+    let ask = async |token: &str| anonymous.get(&format!("{path}{token}")).await;
+    assert_eq!(ok(ask(&token.unwrap()).await), json!({ "valid": true }));
+    for _ in 0..19 {
+        assert_eq!(ok(ask("guess").await), json!({ "valid": false }));
+    }
+    refused(ask("guess").await, 429, "M_LIMIT_EXCEEDED");
+}

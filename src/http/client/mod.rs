@@ -1,8 +1,15 @@
 //! The client-server API, one file per section of the specification.
 
+mod account;
+mod account_data;
+mod devices;
+mod discovery;
 mod events;
+mod filters;
 mod membership;
 mod presence;
+mod profile;
+mod push_rules;
 mod receipts;
 mod registration;
 mod relations;
@@ -15,8 +22,15 @@ mod typing;
 use super::routes::Routes;
 
 pub(super) fn routes(routes: Routes) -> Routes {
+    let routes = discovery::routes(routes);
     let routes = session::routes(routes);
     let routes = registration::routes(routes);
+    let routes = account::routes(routes);
+    let routes = devices::routes(routes);
+    let routes = profile::routes(routes);
+    let routes = account_data::routes(routes);
+    let routes = push_rules::routes(routes);
+    let routes = filters::routes(routes);
     let routes = membership::routes(routes);
     let routes = send::routes(routes);
     let routes = events::routes(routes);

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use ruma::api::client::account::register::{self, RegistrationKind};
+use ruma::api::client::account::{
+    check_registration_token_validity, get_username_availability,
+    register::{self, RegistrationKind},
+};
 
 use serde_json::json;
 
@@ -16,7 +19,7 @@ use crate::{
 };
 
 pub(super) fn routes(routes: Routes) -> Routes {
-    routes.on(register)
+    routes.on(register).on(available).on(token_validity)
 }
 
 async fn register(
@@ -59,4 +62,28 @@ async fn register(
         }
     }
     Json::of(&body)
+}
+
+async fn available(
+    services: Arc<Services>,
+    Ruma {
+        request, address, ..
+    }: Ruma<get_username_availability::v3::Request>,
+) -> Result<get_username_availability::v3::Response> {
+    services
+        .accounts
+        .check_available(address, &request.username)?;
+    Ok(get_username_availability::v3::Response::new(true))
+}
+
+async fn token_validity(
+    services: Arc<Services>,
+    Ruma {
+        request, address, ..
+    }: Ruma<check_registration_token_validity::v1::Request>,
+) -> Result<check_registration_token_validity::v1::Response> {
+    let valid = services
+        .accounts
+        .check_registration_token(address, &request.token)?;
+    Ok(check_registration_token_validity::v1::Response::new(valid))
 }

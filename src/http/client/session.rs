@@ -3,16 +3,14 @@
 use std::sync::Arc;
 
 use ruma::api::{
-    IncomingRequest, Metadata,
-    client::{
-        account::whoami,
-        session::{
-            get_login_types::{
-                self,
-                v3::{LoginType, PasswordLoginType, TokenLoginType},
-            },
-            login, logout, logout_all,
+    IncomingRequest,
+    client::session::{
+        get_login_token,
+        get_login_types::{
+            self,
+            v3::{LoginType, PasswordLoginType, TokenLoginType},
         },
+        login, logout, logout_all, refresh_token,
     },
     error::{DeserializationError, Error as RumaError},
 };
@@ -20,7 +18,10 @@ use serde::Deserialize;
 
 use crate::{
     error::Result,
-    http::{extract::Ruma, routes::Routes},
+    http::{
+        extract::{Ruma, same_endpoint},
+        routes::Routes,
+    },
     service::{
         Services,
         accounts::{Credential, NewDevice},
@@ -33,7 +34,8 @@ pub(super) fn routes(routes: Routes) -> Routes {
         .on(log_in)
         .also_guests(log_out)
         .also_guests(log_out_everywhere)
-        .also_guests(whoami)
+        .on(issue_login_token)
+        .on(refresh)
 }
 
 async fn login_types(
@@ -69,13 +71,7 @@ struct Identifier {
     user: Option<String>,
 }
 
-impl Metadata for Login {
-    const METHOD: http::Method = login::v3::Request::METHOD;
-    const RATE_LIMITED: bool = login::v3::Request::RATE_LIMITED;
-    type Authentication = <login::v3::Request as Metadata>::Authentication;
-    type PathBuilder = <login::v3::Request as Metadata>::PathBuilder;
-    const PATH_BUILDER: Self::PathBuilder = login::v3::Request::PATH_BUILDER;
-}
+same_endpoint!(Login, login::v3::Request);
 
 impl IncomingRequest for Login {
     type EndpointError = RumaError;
@@ -141,11 +137,26 @@ async fn log_out_everywhere(
     Ok(logout_all::v3::Response::new())
 }
 
-async fn whoami(
-    _: Arc<Services>,
-    Ruma { requester, .. }: Ruma<whoami::v3::Request>,
-) -> Result<whoami::v3::Response> {
-    let mut response = whoami::v3::Response::new(requester.user_id, requester.guest);
-    response.device_id = requester.device_id.map(Into::into);
+async fn issue_login_token(
+    services: Arc<Services>,
+    Ruma {
+        request, requester, ..
+    }: Ruma<get_login_token::v1::Request>,
+) -> Result<get_login_token::v1::Response> {
+    let accounts = &services.accounts;
+    let (token, lifetime) = accounts
+        .issue_login_token(&requester, request.auth.as_ref())
+        .await?;
+    Ok(get_login_token::v1::Response::new(lifetime, token))
+}
+
+async fn refresh(
+    services: Arc<Services>,
+    Ruma { request, .. }: Ruma<refresh_token::v3::Request>,
+) -> Result<refresh_token::v3::Response> {
+    let refreshed = services.accounts.refresh(&request.refresh_token).await?;
+    let mut response = refresh_token::v3::Response::new(refreshed.access_token);
+    response.refresh_token = Some(refreshed.refresh_token);
+    response.expires_in_ms = Some(refreshed.expires_in);
     Ok(response)
 }

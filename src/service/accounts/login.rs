@@ -3,7 +3,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use http::StatusCode;
-use ruma::OwnedUserId;
+use ruma::{OwnedUserId, api::client::uiaa::AuthData};
 
 use super::{
     Accounts, NewDevice, Requester, Session,
@@ -119,8 +119,17 @@ impl Accounts {
         Ok(row)
     }
 
-    /// A token with which another device of the account can log in, once and soon; and how long it lives.
-    pub async fn issue_login_token(&self, requester: &Requester) -> Result<(String, Duration)> {
+    /// A token with which another device of the account can log in, once and soon, and how long it lives; once the
+    /// user has given their password.
+    ///
+    /// # Errors
+    /// What the client must do first, see [`Error::Uiaa`].
+    pub async fn issue_login_token(
+        &self,
+        requester: &Requester,
+        auth: Option<&AuthData>,
+    ) -> Result<(String, Duration)> {
+        self.confirm(requester, "get a login token", auth).await?;
         let token = self.entropy.token(43);
         let row = LoginTokenRow {
             user: requester.nid,

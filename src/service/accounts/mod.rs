@@ -1,22 +1,38 @@
 //! Local accounts: who may come in, with which devices, and what the node keeps for them.
 
+mod data;
+mod deactivate;
+mod devices;
+mod filters;
 mod login;
 mod password;
+mod profile;
+mod push_rules;
+mod refresh;
 mod register;
 mod registration_tokens;
 mod sessions;
+mod shared_secret;
+mod tags;
 mod uia;
 
 use parking_lot::Mutex;
 use ruma::{OwnedServerName, OwnedUserId, UserId};
 
 pub use self::{
+    data::GLOBAL,
+    devices::Device,
     login::Credential,
     password::Cost,
+    refresh::Refreshed,
     register::{NewAccount, Registered},
     sessions::{NewDevice, Session},
+    shared_secret::SharedSecretRequest,
 };
-use self::{password::Passwords, sessions::Sessions, uia::Conversations};
+use self::{
+    filters::Filters, password::Passwords, push_rules::CompiledRules, sessions::Sessions,
+    shared_secret::Nonces, uia::Conversations,
+};
 use super::{Requester, limits::Limits};
 use crate::{
     clock::{Clock, Entropy},
@@ -40,6 +56,9 @@ pub struct Accounts {
     passwords: Passwords,
     sessions: Sessions,
     conversations: Conversations,
+    nonces: Nonces,
+    filters: Filters,
+    push_rules: CompiledRules,
     /// Held while rows of accounts are read, changed and written, so that no change is lost and no name, token or
     /// number is given twice.
     changing: Mutex<()>,
@@ -60,6 +79,9 @@ impl Accounts {
             passwords: Passwords::new(cost, entropy.clone()),
             sessions: Sessions::default(),
             conversations: Conversations::default(),
+            nonces: Nonces::default(),
+            filters: Filters::default(),
+            push_rules: CompiledRules::default(),
             changing: Mutex::default(),
             store,
             clock,

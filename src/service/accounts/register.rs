@@ -8,7 +8,12 @@ use ruma::{
     api::client::uiaa::{AuthData, AuthType},
 };
 
-use super::{Accounts, NewDevice, Session, uia::Operation};
+use super::{
+    Accounts, NewDevice, Session,
+    data::{GLOBAL, Writing},
+    push_rules::{PUSH_RULES, first_rules},
+    uia::Operation,
+};
 use crate::{
     config::RegistrationMode,
     error::{Error, Result},
@@ -21,7 +26,7 @@ use crate::{
 const SHORTEST_PASSWORD: usize = 8;
 
 /// The longest password, in bytes; only so that hashing it takes no longer than others.
-const LONGEST_PASSWORD: usize = 512;
+pub(super) const LONGEST_PASSWORD: usize = 512;
 
 /// The longest user id, in bytes. See "User identifiers".
 const LONGEST_ID: usize = 255;
@@ -146,6 +151,15 @@ impl Accounts {
         .await
     }
 
+    /// Makes sure that a new account could have this name.
+    ///
+    /// # Errors
+    /// As [`free_user_id`](Self::free_user_id).
+    pub fn check_available(&self, address: IpAddr, username: &str) -> Result<()> {
+        self.limits.peek_address(Kind::Registration, address)?;
+        self.free_user_id(username).map(drop)
+    }
+
     /// The user id with this localpart, if a new account can have it.
     ///
     /// # Errors
@@ -222,9 +236,12 @@ impl Accounts {
             Some(device) => Some(self.prepare_session(&view, nid, user_id.clone(), device)?),
             None => None,
         };
+        let rules = first_rules(&user_id)?;
+        let rules = Writing::prepare(&view, nid, GLOBAL, PUSH_RULES, |_| Ok(rules))?;
         let display_name = creation.display_name;
         let committed = self.store.commit(|batch| {
             ACCOUNTS.put(batch, &(nid,), &account);
+            rules.write(batch);
             if let Some(name) = display_name {
                 let name = serde_json::Value::from(name).to_string();
                 PROFILES.put(batch, &(nid, "displayname"), &name);

@@ -1,8 +1,11 @@
 //! Tokens that allow to register.
 
+use std::net::IpAddr;
+
 use super::Accounts;
 use crate::{
     error::Result,
+    service::limits::Kind,
     store::{
         View,
         schema::{ACCOUNTS, REGISTRATION_TOKENS, RegistrationTokenRow},
@@ -39,8 +42,17 @@ impl Accounts {
         Ok(Some(token))
     }
 
+    /// Whether somebody may still register with this token, for a client that is about to.
+    ///
+    /// # Errors
+    /// 429 after too many attempts, so that nobody can guess one.
+    pub fn check_registration_token(&self, address: IpAddr, token: &str) -> Result<bool> {
+        self.limits.check_address(Kind::Registration, address)?;
+        self.is_valid_registration_token(token)
+    }
+
     /// Whether somebody may still register with this token.
-    pub fn is_valid_registration_token(&self, token: &str) -> Result<bool> {
+    pub(super) fn is_valid_registration_token(&self, token: &str) -> Result<bool> {
         let row = self.valid_registration_token(&self.store.latest(), token)?;
         Ok(row.is_some())
     }

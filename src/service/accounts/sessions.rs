@@ -31,7 +31,7 @@ use crate::{
 const CACHED: usize = 10_000;
 
 /// How long an access token lives that can be refreshed.
-const ACCESS_LIFETIME: Duration = Duration::from_hours(1);
+pub(super) const ACCESS_LIFETIME: Duration = Duration::from_hours(1);
 
 /// How old what is stored about the last use of a device may be.
 const SEEN_PRECISION: Duration = Duration::from_secs(5 * 60);

@@ -1,0 +1,78 @@
+//! "API versions" and "Capabilities negotiation".
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use ruma::api::{
+    IncomingRequest,
+    auth_scheme::NoAuthentication,
+    client::discovery::{get_capabilities, get_supported_versions},
+    error::{DeserializationError, Error as RumaError},
+};
+use serde_json::json;
+
+use crate::{
+    error::Result,
+    http::{
+        extract::{Ruma, same_endpoint},
+        respond::Json,
+        routes::Routes,
+    },
+    protocol::version,
+    service::Services,
+};
+
+/// The newest version 1.x of the specification that is served, with all before it.
+const NEWEST: u8 = 19;
+
+/// What clients may use before, or beside, the version of the specification that has it.
+const FEATURES: &[&str] = &["uk.tcpip.msc4133", "uk.tcpip.msc4133.stable"];
+
+pub(super) fn routes(routes: Routes) -> Routes {
+    routes.on(versions).also_guests(capabilities)
+}
+
+/// A request that needs no token. A client asks this before anything else, maybe with a token that has expired.
+struct Versions;
+
+same_endpoint!(Versions, get_supported_versions::Request, NoAuthentication);
+
+impl IncomingRequest for Versions {
+    type EndpointError = RumaError;
+    type OutgoingResponse = get_supported_versions::Response;
+
+    fn try_from_http_request_inner(
+        _: http::Request<&[u8]>,
+        _: &[&str],
+    ) -> Result<Self, DeserializationError> {
+        Ok(Self)
+    }
+}
+
+async fn versions(_: Arc<Services>, _: Ruma<Versions>) -> Result<get_supported_versions::Response> {
+    let versions = (1..=NEWEST).map(|minor| format!("v1.{minor}"));
+    let mut response = get_supported_versions::Response::new(versions.collect());
+    let features = FEATURES.iter().map(|name| ((*name).to_owned(), true));
+    response.unstable_features = features.collect::<BTreeMap<_, _>>();
+    Ok(response)
+}
+
+async fn capabilities(
+    services: Arc<Services>,
+    _: Ruma<get_capabilities::v3::Request>,
+) -> Result<Json> {
+    // ruma's type leaves out what is as the specification presumes; saying it is clearer.
+    Json::of(&json!({
+        "capabilities": {
+            "m.change_password": { "enabled": true },
+            "m.room_versions": {
+                "default": services.config.server.default_room_version,
+                "available": version::available(),
+            },
+            "m.set_displayname": { "enabled": true },
+            "m.set_avatar_url": { "enabled": true },
+            "m.3pid_changes": { "enabled": false },
+            "m.get_login_token": { "enabled": true },
+            "m.profile_fields": { "enabled": true },
+        },
+    }))
+}

@@ -1,0 +1,63 @@
+//! `/.well-known/matrix`: where clients and servers find this node, and people its administrators.
+
+use std::sync::Arc;
+
+use ruma::api::{
+    client::discovery::{
+        discover_homeserver::{self, HomeserverInfo},
+        discover_support::{self, Contact, ContactRole},
+    },
+    federation::discovery::discover_homeserver as discover_server,
+};
+
+use super::{extract::Ruma, routes::Routes};
+use crate::{
+    error::{Error, Result},
+    service::Services,
+};
+
+pub(super) fn routes(routes: Routes) -> Routes {
+    routes.on(client).on(server).on(support)
+}
+
+async fn client(
+    services: Arc<Services>,
+    _: Ruma<discover_homeserver::Request>,
+) -> Result<discover_homeserver::Response> {
+    let url = services.config.server.client_url.as_ref();
+    let url = url.ok_or_else(not_configured)?.as_str().to_owned();
+    Ok(discover_homeserver::Response::new(HomeserverInfo::new(url)))
+}
+
+async fn server(
+    services: Arc<Services>,
+    _: Ruma<discover_server::Request>,
+) -> Result<discover_server::Response> {
+    let address = services.config.server.federation_address.clone();
+    let address = address.ok_or_else(not_configured)?;
+    Ok(discover_server::Response::new(address))
+}
+
+async fn support(
+    services: Arc<Services>,
+    _: Ruma<discover_support::Request>,
+) -> Result<discover_support::Response> {
+    let server = &services.config.server;
+    let email = Some(server.support_email.clone()).filter(|email| !email.is_empty());
+    let page = server
+        .support_page
+        .as_ref()
+        .map(|page| page.as_str().to_owned());
+    if email.is_none() && page.is_none() {
+        return Err(not_configured());
+    }
+    let contact = email.map(|email| Contact::with_email_address(ContactRole::Admin, email));
+    let contacts = contact.into_iter().collect();
+    let mut response = discover_support::Response::with_contacts(contacts);
+    response.support_page = page;
+    Ok(response)
+}
+
+fn not_configured() -> Error {
+    Error::not_found("What this file would say")
+}

@@ -1,0 +1,102 @@
+//! Another password, and the end of an account.
+
+use ruma::api::client::uiaa::AuthData;
+
+use super::{
+    Accounts, Requester,
+    register::check_strength,
+    sessions::{delete_tokens, devices_of},
+};
+use crate::{
+    error::{Error, Result},
+    protocol::ids::UserNid,
+    store::schema::{ACCOUNTS, AccountRow, DEVICES, PROFILES},
+};
+
+impl Accounts {
+    /// Gives the user another password, once they have given the old one; and logs all other devices out, if they
+    /// wish.
+    ///
+    /// # Errors
+    /// 400 M_WEAK_PASSWORD; what the client must do first, see [`Error::Uiaa`].
+    pub async fn change_password(
+        &self,
+        requester: &Requester,
+        password: String,
+        log_out_others: bool,
+        auth: Option<&AuthData>,
+    ) -> Result<()> {
+        check_strength(&password)?;
+        self.confirm(requester, "change the password", auth).await?;
+        self.set_password(requester.nid, password).await?;
+        if log_out_others {
+            let own = requester.device_id.as_deref();
+            let others = |id: &str| Some(id) != own;
+            self.remove_devices(requester.nid, others).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives an account another password.
+    ///
+    /// # Errors
+    /// 400 M_WEAK_PASSWORD; 404 M_NOT_FOUND for an account that is closed.
+    pub async fn set_password(&self, user: UserNid, password: String) -> Result<()> {
+        check_strength(&password)?;
+        let hash = self.passwords.hash(password).await?;
+        let position = {
+            let _changing = self.changing.lock();
+            let mut account = self.open_account(user)?;
+            account.password = Some(hash);
+            let committed = self.store.commit(|batch| {
+                ACCOUNTS.put(batch, &(user,), &account);
+                Ok(())
+            })?;
+            committed.position
+        };
+        Ok(self.store.durable(position).await?)
+    }
+
+    /// Closes an account for good: its sessions end, its password and profile are deleted, and its user id is never
+    /// given again. With `erase`, what others can see of it shall go as well. Leaving rooms is up to the caller.
+    ///
+    /// # Errors
+    /// 404 M_NOT_FOUND for an account that is closed already.
+    pub async fn deactivate(&self, user: UserNid, erase: bool) -> Result<()> {
+        let position = {
+            let _changing = self.changing.lock();
+            let mut account = self.open_account(user)?;
+            account.deactivated = true;
+            account.erased = erase;
+            account.password = None;
+            let view = self.store.latest();
+            let devices = devices_of(&view, user)?;
+            let fields = PROFILES.scan(&view, &(user,));
+            let fields = fields.map(|row| row.map(|((_, field), _)| field));
+            let fields: Vec<_> = fields.collect::<Result<_, _>>()?;
+            let committed = self.store.commit(|batch| {
+                ACCOUNTS.put(batch, &(user,), &account);
+                for (id, device) in &devices {
+                    delete_tokens(batch, device);
+                    DEVICES.delete(batch, &(user, id.as_str()));
+                }
+                for field in &fields {
+                    PROFILES.delete(batch, &(user, field.as_str()));
+                }
+                Ok(())
+            })?;
+            let hashes = devices.iter().filter_map(|(_, device)| device.access_token);
+            self.sessions.forget(hashes);
+            committed.position
+        };
+        Ok(self.store.durable(position).await?)
+    }
+
+    /// The row of an account that is not closed. To be called while `changing` is held.
+    fn open_account(&self, user: UserNid) -> Result<AccountRow> {
+        let account = ACCOUNTS.get(&self.store.latest(), &(user,))?;
+        account
+            .filter(|account| !account.deactivated)
+            .ok_or_else(|| Error::not_found("The account"))
+    }
+}

@@ -1,0 +1,143 @@
+//! "Client config" (account data) and "Room tagging".
+
+use serde_json::{Value, json};
+
+use crate::server::{TestServer, ok, refused, text};
+
+const ROOM: &str = "!room:localhost";
+
+fn global(data_type: &str) -> String {
+    format!("/_matrix/client/v3/user/@alice:localhost/account_data/{data_type}")
+}
+
+fn of_room(data_type: &str) -> String {
+    format!("/_matrix/client/v3/user/@alice:localhost/rooms/{ROOM}/account_data/{data_type}")
+}
+
+fn tags(tag: &str) -> String {
+    format!("/_matrix/client/v3/user/@alice:localhost/rooms/{ROOM}/tags{tag}")
+}
+
+#[tokio::test]
+async fn account_data_is_kept_by_type_globally_and_by_room() {
+    let server = TestServer::new();
+    let alice = server.register("alice").await;
+    for path in [global("org.example"), of_room("org.example")] {
+        refused(alice.get(&path).await, 404, "M_NOT_FOUND");
+    }
+    ok(alice.put(&global("org.example"), json!({ "a": 1 })).await);
+    ok(alice.put(&of_room("org.example"), json!({ "b": [] })).await);
+    ok(alice.put(&of_room("empty"), json!({})).await);
+    let server = server.restart();
+    assert_eq!(
+        ok(alice.get(&global("org.example")).await),
+        json!({ "a": 1 })
+    );
+    assert_eq!(
+        ok(alice.get(&of_room("org.example")).await),
+        json!({ "b": [] })
+    );
+    assert_eq!(ok(alice.get(&of_room("empty")).await), json!({}));
+    refused(alice.get(&global("empty")).await, 404, "M_NOT_FOUND");
+    drop(server);
+}
+
+#[tokio::test]
+async fn what_account_data_can_not_be_is_refused() {
+    let server = TestServer::with(|config| config.registration.guests = true);
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    for path in [global("t"), of_room("t"), tags("/t")] {
+        refused(bob.put(&path, json!({})).await, 403, "M_FORBIDDEN");
+        refused(alice.put(&path, json!([1])).await, 400, "M_BAD_JSON");
+        refused(alice.put(&path, json!("x")).await, 400, "M_BAD_JSON");
+    }
+    for path in [global("t"), of_room("t"), tags("")] {
+        refused(bob.get(&path).await, 403, "M_FORBIDDEN");
+    }
+    refused(bob.delete(&tags("/t")).await, 403, "M_FORBIDDEN");
+    for path in [global("m.push_rules"), of_room("m.fully_read")] {
+        refused(alice.put(&path, json!({})).await, 405, "M_BAD_JSON");
+    }
+    let long = "x".repeat(256);
+    refused(
+        alice.put(&global(&long), json!({})).await,
+        400,
+        "M_INVALID_PARAM",
+    );
+    refused(
+        alice.put(&tags(&format!("/{long}")), json!({})).await,
+        400,
+        "M_INVALID_PARAM",
+    );
+    let bad_room = of_room("t").replace(ROOM, "room");
+    refused(
+        alice.put(&bad_room, json!({})).await,
+        400,
+        "M_INVALID_PARAM",
+    );
+    let deep = format!("{{\"a\":{}{}}}", "[".repeat(500), "]".repeat(500));
+    let (status, _, body) = alice.raw(http::Method::PUT, &global("t"), &[], deep).await;
+    assert_eq!(status, 400, "{body}");
+
+    let guest = "/_matrix/client/v3/register?kind=guest";
+    let guest = ok(server.anonymous().post(guest, json!({})).await);
+    let guest = server.client(&guest);
+    let path = global("t").replace("@alice:localhost", &guest.user_id);
+    refused(
+        guest.put(&path, json!({})).await,
+        403,
+        "M_GUEST_ACCESS_FORBIDDEN",
+    );
+}
+
+#[tokio::test]
+async fn tags_are_added_and_taken_one_by_one() {
+    let server = TestServer::new();
+    let alice = server.register("alice").await;
+    assert_eq!(ok(alice.get(&tags("")).await), json!({ "tags": {} }));
+    ok(alice.delete(&tags("/u.none")).await);
+    let order = json!({ "order": 0.25, "org.example": true });
+    ok(alice.put(&tags("/m.favourite"), order.clone()).await);
+    ok(alice.put(&tags("/u.work"), json!({})).await);
+    let both = json!({ "tags": { "m.favourite": order, "u.work": {} } });
+    assert_eq!(ok(alice.get(&tags("")).await), both);
+    assert_eq!(ok(alice.get(&of_room("m.tag")).await), both);
+    ok(alice.delete(&tags("/m.favourite")).await);
+    assert_eq!(
+        ok(alice.get(&tags("")).await),
+        json!({ "tags": { "u.work": {} } })
+    );
+    refused(
+        alice
+            .put(&tags("/u.work"), json!({ "order": "high" }))
+            .await,
+        400,
+        "M_BAD_JSON",
+    );
+}
+
+#[tokio::test]
+async fn the_newest_account_data_is_synced_once() {
+    let server = TestServer::new();
+    let alice = server.register("alice").await;
+    let types = |body: &Value| -> Vec<String> {
+        let events = body["account_data"]["events"].as_array();
+        let events = events.into_iter().flatten();
+        events.map(|event| text(event, "type")).collect()
+    };
+    let first = ok(alice.get("/_matrix/client/v3/sync").await);
+    assert_eq!(types(&first), ["m.push_rules"]);
+    let since = text(&first, "next_batch");
+    let path = format!("/_matrix/client/v3/sync?since={since}");
+
+    for n in [1, 2] {
+        ok(alice.put(&global("org.example"), json!({ "n": n })).await);
+    }
+    ok(alice.put(&global("org.other"), json!({})).await);
+    let second = ok(alice.get(&path).await);
+    assert_eq!(types(&second), ["org.example", "org.other"]);
+    assert_eq!(
+        second["account_data"]["events"][0]["content"],
+        json!({ "n": 2 })
+    );
+}

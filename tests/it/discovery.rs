@@ -1,0 +1,85 @@
+//! "API versions", "Capabilities negotiation" and what lies under `/.well-known`.
+
+use serde_json::json;
+
+use crate::server::{TestServer, ok, refused};
+
+const VERSIONS: &str = "/_matrix/client/versions";
+const CAPABILITIES: &str = "/_matrix/client/v3/capabilities";
+
+#[tokio::test]
+async fn versions_have_no_gaps_and_need_no_valid_token() {
+    let server = TestServer::new();
+    let mut client = server.anonymous();
+    client.token = Some("expired".to_owned());
+    let body = ok(client.get(VERSIONS).await);
+    let expect: Vec<_> = (1..=19).map(|minor| format!("v1.{minor}")).collect();
+    assert_eq!(body["versions"], json!(expect));
+    assert_eq!(body["unstable_features"]["uk.tcpip.msc4133.stable"], true);
+}
+
+#[tokio::test]
+async fn capabilities_are_told_to_users() {
+    let server = TestServer::new();
+    refused(
+        server.anonymous().get(CAPABILITIES).await,
+        401,
+        "M_MISSING_TOKEN",
+    );
+    let alice = server.register("alice").await;
+    let body = ok(alice.get(CAPABILITIES).await);
+    let told = &body["capabilities"];
+    assert_eq!(told["m.room_versions"]["default"], "12");
+    assert_eq!(told["m.room_versions"]["available"]["1"], "stable");
+    for (name, enabled) in [
+        ("m.change_password", true),
+        ("m.set_displayname", true),
+        ("m.set_avatar_url", true),
+        ("m.3pid_changes", false),
+        ("m.get_login_token", true),
+        ("m.profile_fields", true),
+    ] {
+        assert_eq!(told[name]["enabled"], enabled, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn well_known_files_say_what_is_configured() {
+    let paths = ["client", "server", "support"];
+    let [client, server, support] = paths.map(|name| format!("/.well-known/matrix/{name}"));
+    let plain = TestServer::new();
+    for path in [&client, &server, &support] {
+        refused(plain.anonymous().get(path).await, 404, "M_NOT_FOUND");
+    }
+
+    let configured = TestServer::with(|config| {
+        config.server.client_url = "https://chat.example.org".parse().ok();
+        config.server.federation_address = "chat.example.org:443".try_into().ok();
+        config.server.support_email = "help@example.org".to_owned();
+        config.server.support_page = "https://example.org/help".parse().ok();
+    });
+    let anonymous = configured.anonymous();
+    assert_eq!(
+        ok(anonymous.get(&client).await),
+        json!({ "m.homeserver": { "base_url": "https://chat.example.org" } })
+    );
+    assert_eq!(
+        ok(anonymous.get(&server).await),
+        json!({ "m.server": "chat.example.org:443" })
+    );
+    assert_eq!(
+        ok(anonymous.get(&support).await),
+        json!({
+            "contacts": [{ "role": "m.role.admin", "email_address": "help@example.org" }],
+            "support_page": "https://example.org/help",
+        })
+    );
+
+    let only_page = TestServer::with(|config| {
+        config.server.support_page = "https://example.org/help".parse().ok();
+    });
+    assert_eq!(
+        ok(only_page.anonymous().get(&support).await),
+        json!({ "support_page": "https://example.org/help" })
+    );
+}
