@@ -323,8 +323,9 @@ impl<'r> Run<'r> {
             .iter()
             .map(|stored| stored.event.header.id.clone())
             .collect();
-        for stored in changed.into_iter().chain(stored) {
-            rooms.remember(stored);
+        rooms.events.replace(committed.position, changed);
+        for stored in stored {
+            rooms.events.add(stored);
         }
         Ok(Written {
             position: committed.position,

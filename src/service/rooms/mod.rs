@@ -13,10 +13,8 @@ mod visibility;
 
 use std::sync::Arc;
 
-use quick_cache::sync::Cache;
 use ruma::{OwnedServerName, RoomVersionId, ServerName};
 
-use self::head::Heads;
 pub use self::{
     append::{NewEvent, Run, Transaction, Written},
     head::{RoomGuard, RoomHead},
@@ -26,11 +24,11 @@ pub use self::{
     timeline::{MAX_PAGE, Page, Slice},
     visibility::{Reach, Seen, Sight},
 };
+use self::{head::Heads, read::Events};
 use super::keyring::Keyring;
 use crate::{
     clock::{Clock, Entropy},
     config::Config,
-    protocol::ids::EventNid,
     store::Store,
 };
 
@@ -41,7 +39,7 @@ pub struct Rooms {
     entropy: Entropy,
     keyring: Arc<Keyring>,
     heads: Heads,
-    events: Cache<EventNid, Arc<Stored>, read::Weigh>,
+    events: Events,
     default_version: RoomVersionId,
     server_name: OwnedServerName,
 }
@@ -57,7 +55,7 @@ impl Rooms {
         let budget = config.database.memory.bytes() / 8;
         Self {
             heads: Heads::default(),
-            events: Cache::with_weighter(4096, budget, read::Weigh),
+            events: Events::new(budget),
             default_version: config.server.default_room_version.clone(),
             server_name: keyring.name().to_owned(),
             store,

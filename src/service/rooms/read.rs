@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use quick_cache::Weighter;
+use parking_lot::Mutex;
+use quick_cache::{Weighter, sync::Cache};
 use ruma::{EventId, events::StateEventType, room_version_rules::RoomVersionRules};
 
 use super::Rooms;
@@ -11,7 +12,7 @@ use crate::{
     protocol::{
         auth::PowerLevels,
         event::Event,
-        ids::{EventNid, RoomNid, SnapshotId},
+        ids::{EventNid, Position, RoomNid, SnapshotId},
     },
     store::{
         self, StateMap, View,
@@ -37,8 +38,18 @@ impl Stored {
     }
 }
 
+/// Events in memory.
+///
+/// A stored event changes only when it is redacted. Whoever still looks at the moment before that must not bring its
+/// old content back into memory, where later readers would find it.
+pub(super) struct Events {
+    cache: Cache<EventNid, Arc<Stored>, Weigh>,
+    /// When an event was redacted the last time.
+    redacted: Mutex<Position>,
+}
+
 #[derive(Clone)]
-pub(super) struct Weigh;
+struct Weigh;
 
 impl Weighter<EventNid, Arc<Stored>> for Weigh {
     fn weight(&self, _: &EventNid, stored: &Arc<Stored>) -> u64 {
@@ -47,24 +58,62 @@ impl Weighter<EventNid, Arc<Stored>> for Weigh {
     }
 }
 
+impl Events {
+    pub(super) fn new(budget: u64) -> Self {
+        Self {
+            cache: Cache::with_weighter(4096, budget, Weigh),
+            redacted: Mutex::default(),
+        }
+    }
+
+    fn get(&self, nid: EventNid) -> Option<Arc<Stored>> {
+        self.cache.get(&nid)
+    }
+
+    /// Keeps what was read at `view`.
+    fn keep(&self, view: &View, stored: Stored) -> Arc<Stored> {
+        let stored = Arc::new(stored);
+        let redacted = self.redacted.lock();
+        if view.position() >= *redacted {
+            self.cache.insert(stored.nid, stored.clone());
+        }
+        stored
+    }
+
+    /// Keeps what was just written.
+    pub(super) fn add(&self, stored: Stored) {
+        self.cache.insert(stored.nid, Arc::new(stored));
+    }
+
+    /// Replaces events that were redacted by the commit at `position`.
+    pub(super) fn replace(&self, position: Position, changed: Vec<Stored>) {
+        if changed.is_empty() {
+            return;
+        }
+        let mut redacted = self.redacted.lock();
+        *redacted = position.max(*redacted);
+        for stored in changed {
+            self.cache.insert(stored.nid, Arc::new(stored));
+        }
+    }
+}
+
 impl Rooms {
     /// The event with this number, which must exist.
     pub fn event(&self, view: &View, nid: EventNid) -> Result<Arc<Stored>> {
-        if let Some(stored) = self.events.get(&nid) {
+        if let Some(stored) = self.events.get(nid) {
             return Ok(stored);
         }
         let row = EVENTS
             .get(view, &(nid,))?
             .ok_or_else(|| store::Error::Missing(format!("event {nid}")))?;
         let (event, facts) = row.into_parts();
-        let stored = Arc::new(Stored { nid, event, facts });
-        self.events.insert(nid, stored.clone());
-        Ok(stored)
+        Ok(self.events.keep(view, Stored { nid, event, facts }))
     }
 
     /// Many events, in the order asked for.
     pub fn events(&self, view: &View, nids: &[EventNid]) -> Result<Vec<Arc<Stored>>> {
-        let mut found: Vec<_> = nids.iter().map(|nid| self.events.get(nid)).collect();
+        let mut found: Vec<_> = nids.iter().map(|nid| self.events.get(*nid)).collect();
         let missing: Vec<_> = nids
             .iter()
             .zip(&found)
@@ -76,9 +125,7 @@ impl Rooms {
             if let Some((row, (nid,))) = rows.next() {
                 let row = row.ok_or_else(|| store::Error::Missing(format!("event {nid}")))?;
                 let (event, facts) = row.into_parts();
-                let stored = Arc::new(Stored { nid, event, facts });
-                self.events.insert(nid, stored.clone());
-                *slot = Some(stored);
+                *slot = Some(self.events.keep(view, Stored { nid, event, facts }));
             }
         }
         Ok(found.into_iter().flatten().collect())
@@ -138,8 +185,33 @@ impl Rooms {
         let levels = levels.as_ref().map(|levels| &levels.event);
         Ok(PowerLevels::new(rules, &create.event, levels)?)
     }
+}
 
-    pub(super) fn remember(&self, stored: Stored) {
-        self.events.insert(stored.nid, Arc::new(stored));
+#[cfg(test)]
+mod tests {
+    use ruma::OwnedEventId;
+
+    use crate::service::rooms::testing::Node;
+
+    #[tokio::test]
+    async fn a_late_reader_does_not_bring_back_what_was_redacted() {
+        let node = Node::new();
+        let alice = node.user("alice");
+        let room = node.room(&alice, "shared").await;
+        let said: OwnedEventId = room.say(&alice, "secret").await;
+        let nid = room.event(&said).nid;
+        let rooms = &node.services.rooms;
+        let before = node.view();
+        room.redact(&alice, &said).await;
+        // Memory is short.
+        rooms.events.cache.remove(&nid);
+        for late in [
+            rooms.event(&before, nid),
+            rooms.events(&before, &[nid]).map(|mut all| all.remove(0)),
+        ] {
+            assert!(late.unwrap().event.content_json().contains("secret"));
+            assert_eq!(room.event(&said).event.content_json(), "{}");
+            rooms.events.cache.remove(&nid);
+        }
     }
 }
