@@ -479,7 +479,7 @@ impl<'r> Run<'r> {
         let power = self
             .rooms
             .power_levels(&self.view, &self.head.state, rules)?;
-        if !power.redaction_applies(&event.header.sender, &target.event.header.sender) {
+        if !power.may_redact(&event.header.sender, &target.event.header.sender) {
             return Err(Error::forbidden(
                 "You may not redact events of others in this room",
             ));

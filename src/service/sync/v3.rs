@@ -240,8 +240,9 @@ impl Sync {
 
         let mut out = String::new();
         let mut object = Object::new(&mut out);
-        object.events("account_data", &account_data);
-        object.events("ephemeral", &ephemeral);
+        // Clients have come to expect all sections, as the reference server writes them.
+        object.event_list("account_data", &account_data);
+        object.event_list("ephemeral", &ephemeral);
         write_state(&mut object, asking, &state);
         if window.members_changed || part.known.is_none() {
             self.summary(&part, object.member("summary"))?;
@@ -271,7 +272,7 @@ impl Sync {
         let state = self.state_events(&part, &window, upto)?;
         let mut out = String::new();
         let mut object = Object::new(&mut out);
-        object.events("account_data", data.room(room));
+        object.event_list("account_data", data.room(room));
         write_state(&mut object, asking, &state);
         self.write_timeline(&part, &window, &mut object)?;
         object.finish();
