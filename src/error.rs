@@ -74,6 +74,11 @@ impl Error {
         Self::api(StatusCode::FORBIDDEN, "M_FORBIDDEN", message)
     }
 
+    /// 403 M_GUEST_ACCESS_FORBIDDEN.
+    pub fn guest_access_forbidden(message: &str) -> Self {
+        Self::api(StatusCode::FORBIDDEN, "M_GUEST_ACCESS_FORBIDDEN", message)
+    }
+
     /// 400 M_BAD_JSON: JSON of the wrong shape.
     pub fn bad_json(message: impl Into<String>) -> Self {
         Self::api(StatusCode::BAD_REQUEST, "M_BAD_JSON", message)

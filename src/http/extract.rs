@@ -1,19 +1,23 @@
 //! What a handler is given: the request as ruma's type, and who asks, as the endpoint's scheme of authentication
 //! demands it.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    borrow::Cow,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use axum::extract::{RawPathParams, Request, rejection::RawPathParamsRejection};
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode, Uri};
+use http::{HeaderMap, StatusCode, Uri, header};
 use ruma::api::{
     IncomingRequest, IncomingRequestExt as _,
     auth_scheme::{
         AccessToken, AccessTokenOptional, AppserviceTokenOptional, NoAccessToken, NoAuthentication,
-        extract_bearer_or_query_token,
     },
     error::{DeserializationError, FromHttpRequestError},
 };
+use ruma::exports::serde_html_form;
+use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::error::Category;
 
@@ -134,12 +138,30 @@ pub(super) struct Credentials<'r> {
     guests: bool,
 }
 
+#[derive(Deserialize)]
+struct Query {
+    access_token: Option<String>,
+}
+
 impl Credentials<'_> {
-    fn token(&self) -> Result<Option<String>> {
-        let mut request = http::Request::new(());
-        *request.headers_mut() = self.headers.clone();
-        *request.uri_mut() = self.uri.clone();
-        extract_bearer_or_query_token(&request).map_err(|_| missing_token())
+    /// The token in the header, or else in the query; see "Using access tokens".
+    fn token(&self) -> Result<Option<Cow<'_, str>>> {
+        if let Some(header) = self.headers.get(header::AUTHORIZATION) {
+            let header = header.to_str().ok();
+            let parts = header.and_then(|header| header.split_once(' '));
+            return match parts {
+                Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => {
+                    Ok(Some(token.trim().into()))
+                }
+                _ => Err(missing_token()),
+            };
+        }
+        let query: Query = match self.uri.query() {
+            Some(query) => serde_html_form::from_str(query)
+                .map_err(|e| Error::invalid_param(format!("access_token: {e}")))?,
+            None => return Ok(None),
+        };
+        Ok(query.access_token.map(Cow::Owned))
     }
 
     fn requester(&self, services: &Services) -> Result<Option<Requester>> {
@@ -148,11 +170,7 @@ impl Credentials<'_> {
         };
         let requester = services.accounts.authenticate(&token, self.address)?;
         if requester.guest && !self.guests {
-            return Err(Error::api(
-                StatusCode::FORBIDDEN,
-                "M_GUEST_ACCESS_FORBIDDEN",
-                "Guests may not do this",
-            ));
+            return Err(Error::guest_access_forbidden("Guests may not do this"));
         }
         Ok(Some(requester))
     }

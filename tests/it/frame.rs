@@ -1,5 +1,7 @@
 //! "API standards": what is true of every endpoint.
 
+use std::time::Duration;
+
 use http::{Method, StatusCode, header};
 use serde_json::json;
 
@@ -68,6 +70,18 @@ async fn a_token_is_taken_from_the_header_or_the_query() {
 }
 
 #[tokio::test]
+async fn what_a_client_has_begun_is_finished_without_it() {
+    let server = TestServer::new();
+    let registering = server.register("alice");
+    // No time to wait: the request is begun and dropped.
+    let waited = tokio::time::timeout(Duration::ZERO, registering).await;
+    assert!(waited.is_err(), "hashing the password takes a thread");
+    server.services.tasks.close();
+    server.services.tasks.wait().await;
+    server.log_in("alice").await;
+}
+
+#[tokio::test]
 async fn bad_bodies_and_parameters_are_named() {
     let server = TestServer::new();
     let client = server.anonymous();
@@ -102,4 +116,16 @@ async fn guests_may_do_only_what_is_listed_for_them() {
     let guest = ok(server.anonymous().post(&path, json!({})).await);
     let guest = server.client(&guest);
     assert_eq!(ok(guest.get(WHOAMI).await)["is_guest"], true);
+    let profile = format!("/_matrix/client/v3/profile/{}", guest.user_id);
+    let name = json!({ "displayname": "Visitor", "m.tz": "UTC" });
+    ok(guest
+        .put(&format!("{profile}/displayname"), name.clone())
+        .await);
+    for forbidden in [
+        guest.put(&format!("{profile}/m.tz"), name).await,
+        guest.post("/_matrix/client/v3/createRoom", json!({})).await,
+        guest.get("/_matrix/client/v3/pushrules/").await,
+    ] {
+        refused(forbidden, 403, "M_GUEST_ACCESS_FORBIDDEN");
+    }
 }

@@ -20,7 +20,7 @@ use crate::{
 const LOGIN_TOKEN_LIFETIME: Duration = Duration::from_secs(2 * 60);
 
 /// What a client shows to be let in.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Credential {
     /// The type of login, such as `m.login.password`.
     pub kind: String,
@@ -135,11 +135,28 @@ impl Accounts {
             user: requester.nid,
             expires_ts: self.ts_after(LOGIN_TOKEN_LIFETIME),
         };
+        let now = self.clock.now_ms();
+        let expired = self.expired_login_tokens(now)?;
         let committed = self.store.commit(|batch| {
             LOGIN_TOKENS.put(batch, &(hash(&token),), &row);
+            for key in &expired {
+                LOGIN_TOKENS.delete(batch, key);
+            }
             Ok(())
         })?;
         self.store.durable(committed.position).await?;
         Ok((token, LOGIN_TOKEN_LIFETIME))
+    }
+
+    /// Tokens that nobody has used in time. There are never many: each costs its user a password.
+    fn expired_login_tokens(&self, now: u64) -> Result<Vec<([u8; 32],)>> {
+        let mut expired = Vec::new();
+        for row in LOGIN_TOKENS.scan(&self.store.latest(), &()) {
+            let (key, row) = row?;
+            if row.expires_ts <= now {
+                expired.push(key);
+            }
+        }
+        Ok(expired)
     }
 }

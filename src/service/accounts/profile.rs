@@ -64,7 +64,8 @@ impl Accounts {
     ) -> Result<bool> {
         requester.must_be(user)?;
         if requester.guest && field != "displayname" {
-            return Err(Error::forbidden("Guests have only a display name"));
+            let message = "Guests have only a display name";
+            return Err(Error::guest_access_forbidden(message));
         }
         check_field(field)?;
         // How older clients take a name or a picture away.

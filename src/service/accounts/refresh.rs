@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// The tokens that a device goes on with.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Refreshed {
     /// For requests.
     pub access_token: String,

@@ -36,7 +36,7 @@ const TOKEN: &[AuthType] = &[AuthType::RegistrationToken];
 const DUMMY: &[AuthType] = &[AuthType::Dummy];
 
 /// An account that somebody wants.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct NewAccount {
     /// The localpart of the user id; one is made up if it is missing.
     pub username: Option<String>,
@@ -47,7 +47,7 @@ pub struct NewAccount {
 }
 
 /// An account that was just made.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Registered {
     /// Its user id.
     pub user_id: OwnedUserId,
@@ -130,11 +130,8 @@ impl Accounts {
         device: Option<NewDevice>,
     ) -> Result<Registered> {
         if !self.registration.guests {
-            return Err(Error::api(
-                StatusCode::FORBIDDEN,
-                "M_GUEST_ACCESS_FORBIDDEN",
-                "There are no guests on this server",
-            ));
+            let message = "There are no guests on this server";
+            return Err(Error::guest_access_forbidden(message));
         }
         self.limits.check_address(Kind::Registration, address)?;
         // A guest does not choose its device.

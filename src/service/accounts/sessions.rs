@@ -54,7 +54,7 @@ pub struct NewDevice {
 }
 
 /// A device that was just logged in.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Session {
     /// Whose.
     pub user_id: OwnedUserId,

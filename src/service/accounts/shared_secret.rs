@@ -29,7 +29,7 @@ impl Default for Nonces {
 }
 
 /// What a script asks for.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SharedSecretRequest {
     /// What it was given first.
     pub nonce: String,

@@ -39,7 +39,7 @@ pub(super) struct Operation {
 }
 
 /// What was shown.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(super) struct Shown {
     completed: Vec<AuthType>,
     /// The registration token, if one was asked for.

@@ -452,14 +452,14 @@ impl<'r> Run<'r> {
         let mut thread = parent.facts.thread.clone();
         let mut relation = parent.event.header.relation.clone();
         for _ in 0..MAX_RELATION_HOPS {
-            let (None, Some(up)) = (&thread, relation) else {
+            let (None, Some(up)) = (&thread, &relation) else {
                 break;
             };
             let Some(next) = self.rooms.find_event(&self.view, &up.event_id)? else {
                 break;
             };
             thread.clone_from(&next.facts.thread);
-            relation = next.event.header.relation.clone();
+            relation.clone_from(&next.event.header.relation);
         }
         Ok(thread)
     }
