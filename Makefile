@@ -24,14 +24,9 @@ run: build ## Start a node with its data in ./data
 	@exec "$$CARGO_TARGET_DIR/release/kontor" serve
 
 .PHONY: test
-test: deps ## Run every test that needs no other program
+test: deps ## Run every test, also with real Matrix clients
 	@scripts/deps.sh test
 	$(CARGO) test --locked
-
-.PHONY: clients
-clients: deps ## Run real Matrix clients against the real program
-	@scripts/deps.sh test
-	$(CARGO) build --locked
 	@KONTOR_BIN="$$CARGO_TARGET_DIR/debug/kontor" tests/clients/run.sh
 
 .PHONY: fmt

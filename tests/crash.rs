@@ -3,6 +3,11 @@
 //!
 //! `KONTOR_CRASH_KILLS` says how often to kill (50 unless set), `KONTOR_CRASH_SEED` repeats the moments of a run.
 
+#![expect(
+    clippy::print_stdout,
+    reason = "says with which seed a failure can be repeated"
+)]
+
 use std::{
     io::{BufRead, BufReader},
     path::Path,

@@ -18,6 +18,7 @@ use ruma::api::{
 };
 use ruma::exports::serde_html_form;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::error::Category;
 
 use super::{
@@ -79,6 +80,7 @@ impl<R: IncomingRequest<Authentication: Scheme>> Ruma<R> {
         let path: Vec<_> = path.iter().map(|(_, value)| value).collect();
         let body = body::read(body, accepts.body).await.map_err(refused)?;
         let query = parts.uri.query().unwrap_or_default().to_owned();
+        let body = object_or_nothing(&parts.method, body)?;
         let request = http::Request::from_parts(parts, &*body);
         let request = R::try_from_http_request(request, &path).map_err(malformed)?;
         Ok(Self {
@@ -89,6 +91,42 @@ impl<R: IncomingRequest<Authentication: Scheme>> Ruma<R> {
             address,
         })
     }
+}
+
+/// How deeply a request may be nested; the limit of the parsers that come after.
+const MAX_DEPTH: usize = 100;
+
+/// The body, if it is one JSON object from its first to its last byte. What ruma's types do not look at must be JSON
+/// too. No body at all stands for an empty object where clients are known to leave it out.
+fn object_or_nothing(method: &http::Method, body: Bytes) -> Result<Bytes> {
+    if body.is_empty() {
+        let stands_for = if *method == http::Method::POST {
+            "{}"
+        } else {
+            ""
+        };
+        return Ok(Bytes::from_static(stands_for.as_bytes()));
+    }
+    let text = str::from_utf8(&body).map_err(|e| not_json(e.to_string()))?;
+    serde_json::from_str::<IgnoredAny>(text).map_err(|e| not_json(e.to_string()))?;
+    if !text.trim_start().starts_with('{') {
+        return Err(Error::bad_json("The body must be an object"));
+    }
+    let (mut depth, mut in_text, mut escaped) = (0_usize, false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            b'{' | b'[' if !in_text => depth += 1,
+            b'}' | b']' if !in_text => depth -= 1,
+            _ => {}
+        }
+        if depth > MAX_DEPTH {
+            return Err(Error::bad_json("The body is nested too deeply"));
+        }
+    }
+    Ok(body)
 }
 
 /// Where a request says who sent it.

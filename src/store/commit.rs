@@ -63,7 +63,7 @@ impl Commits {
 #[derive(Clone, Copy, Debug)]
 #[must_use = "an answer must not be given before the commit is durable"]
 pub struct Committed<R> {
-    /// The last position that the commit drew, or the one before it if it drew none.
+    /// The last position that the commit drew; one is drawn for it if it drew none.
     pub position: Position,
     /// What the closure returned.
     pub value: R,
@@ -85,6 +85,10 @@ impl Store {
         }
         let mut batch = Batch::new(inner, commits.next);
         let value = write(&mut batch)?;
+        if batch.next == commits.next {
+            // Rows without a position of their own could not be waited for.
+            batch.position();
+        }
         if batch.next > commits.ceiling {
             let ceiling = batch.next + CEILING_STEP;
             META.put(&mut batch, &("ceiling",), &(ceiling,));

@@ -43,6 +43,10 @@ pub struct Chain {
     pub full: SnapshotId,
 }
 
+/// The last full copy of a commit, which nobody can read before the commit is done.
+#[derive(Default)]
+pub struct Fresh(Option<(SnapshotId, StateMap)>);
+
 /// Snapshots in memory.
 pub(super) struct StateCache(Cache<SnapshotId, StateMap, Weigh>);
 
@@ -121,7 +125,8 @@ fn apply(map: &mut StateMap, row: &StateRow) {
 impl Chain {
     /// Writes the snapshot `id`, which is `before` with `set` applied and `removed` taken away, and moves the tip.
     ///
-    /// `after` is the full result; it is read only when the chain has become too long.
+    /// `after` is the full result; it is read only when the chain has become too long. `fresh` is for all calls of one
+    /// commit together.
     pub fn write(
         &mut self,
         store: &Store,
@@ -129,6 +134,7 @@ impl Chain {
         id: SnapshotId,
         after: &StateMap,
         (set, removed): (Vec<(StateKeyNid, EventNid)>, Vec<StateKeyNid>),
+        fresh: &mut Fresh,
     ) -> Result<()> {
         let row = if self.tip == SnapshotId(0) {
             full(after)
@@ -140,7 +146,10 @@ impl Chain {
                 removed,
             }
         } else {
-            let base = store.state(self.full)?;
+            let base = match &fresh.0 {
+                Some((id, map)) if *id == self.full => map.clone(),
+                _ => store.state(self.full)?,
+            };
             let (set, removed) = difference(&base, after);
             if (set.len() + removed.len()) * 2 > after.len() {
                 full(after)
@@ -156,6 +165,7 @@ impl Chain {
         self.hops = row.hops;
         if row.parent.is_none() {
             self.full = id;
+            fresh.0 = Some((id, after.clone()));
         }
         self.tip = id;
         STATE.put(batch, &(id,), &row);

@@ -145,6 +145,7 @@ fn differences_of_states_add_up_to_what_was_set() {
                     id,
                     &map,
                     (vec![(key, EventNid(step))], Vec::new()),
+                    &mut Fresh::default(),
                 )
             })
             .unwrap();
@@ -158,6 +159,36 @@ fn differences_of_states_add_up_to_what_was_set() {
         let stored: BTreeMap<_, _> = store.state(*id).unwrap().into_iter().collect();
         assert_eq!(stored, *naive, "state {id}");
     }
+}
+
+#[test]
+fn a_long_run_of_states_fits_into_one_commit() {
+    let (_directory, store) = open();
+    let (mut chain, mut fresh, mut map) = (Chain::default(), Fresh::default(), StateMap::new());
+    let _not_awaited = store
+        .commit(|batch| {
+            for step in 1..=300_u64 {
+                let (id, set) = (SnapshotId(step), (StateKeyNid(step), EventNid(step)));
+                map.insert(set.0, set.1);
+                chain.write(&store, batch, id, &map, (vec![set], Vec::new()), &mut fresh)?;
+            }
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(store.state(SnapshotId(300)).unwrap(), map);
+    assert_eq!(store.state(SnapshotId(150)).unwrap().len(), 150);
+}
+
+#[tokio::test]
+async fn rows_alone_can_be_waited_for() {
+    let (_directory, store) = open();
+    let put = |batch: &mut Batch<'_>| {
+        NODE.put(batch, &("a",), &b"1".to_vec());
+        Ok(())
+    };
+    let committed = store.commit(put).unwrap();
+    store.durable(committed.position).await.unwrap();
+    assert!(NODE.contains(&store.view(), &("a",)).unwrap());
 }
 
 #[test]

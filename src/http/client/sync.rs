@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use ruma::{
     api::{
-        IncomingRequest, Metadata,
+        IncomingRequest,
         client::sync::sync_events,
         error::{DeserializationError, Error as RumaError},
     },
@@ -15,7 +15,11 @@ use serde::Deserialize;
 
 use crate::{
     error::{Error, Result},
-    http::{extract::Ruma, respond::Json, routes::Routes},
+    http::{
+        extract::{Ruma, same_endpoint},
+        respond::Json,
+        routes::Routes,
+    },
     protocol::filter::Filter,
     service::{Requester, Services, sync::SyncRequest},
 };
@@ -41,13 +45,7 @@ struct Sync {
     use_state_after_unstable: bool,
 }
 
-impl Metadata for Sync {
-    const METHOD: http::Method = sync_events::v3::Request::METHOD;
-    const RATE_LIMITED: bool = sync_events::v3::Request::RATE_LIMITED;
-    type Authentication = <sync_events::v3::Request as Metadata>::Authentication;
-    type PathBuilder = <sync_events::v3::Request as Metadata>::PathBuilder;
-    const PATH_BUILDER: Self::PathBuilder = sync_events::v3::Request::PATH_BUILDER;
-}
+same_endpoint!(Sync, sync_events::v3::Request);
 
 impl IncomingRequest for Sync {
     type EndpointError = RumaError;

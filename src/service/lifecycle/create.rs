@@ -67,6 +67,7 @@ impl Lifecycle {
         self.limits
             .check(Kind::Message, requester.user_id.as_str())?;
         for user in &request.invite {
+            self.check_reachable(user)?;
             self.limits
                 .check(Kind::Invite, requester.user_id.as_str())?;
             self.limits.check(Kind::Invited, user.as_str())?;

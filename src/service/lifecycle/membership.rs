@@ -151,6 +151,7 @@ impl Lifecycle {
         target: &UserId,
         reason: Option<String>,
     ) -> Result<()> {
+        self.check_reachable(target)?;
         self.limits
             .check(Kind::Invite, requester.user_id.as_str())?;
         self.limits.check(Kind::Invited, target.as_str())?;
@@ -313,6 +314,16 @@ impl Lifecycle {
             Some(nid) => self.membership(head, nid),
             None => Ok(MembershipState::Leave),
         }
+    }
+
+    /// Whoever has their account elsewhere could not be told of an invite.
+    pub(super) fn check_reachable(&self, user: &UserId) -> Result<()> {
+        if user.server_name() == self.rooms.server_name() {
+            return Ok(());
+        }
+        Err(Error::forbidden(format!(
+            "This node does not reach other servers yet, so {user} can not be invited"
+        )))
     }
 
     /// Guests need to be allowed expressly.

@@ -453,14 +453,14 @@ impl<'r> Run<'r> {
         let mut thread = parent.facts.thread.clone();
         let mut relation = parent.event.header.relation.clone();
         for _ in 0..MAX_RELATION_HOPS {
-            let (None, Some(up)) = (&thread, relation) else {
+            let (None, Some(up)) = (&thread, &relation) else {
                 break;
             };
             let Some(next) = self.rooms.find_event(&self.view, &up.event_id)? else {
                 break;
             };
             thread.clone_from(&next.facts.thread);
-            relation = next.event.header.relation.clone();
+            relation.clone_from(&next.event.header.relation);
         }
         Ok(thread)
     }
@@ -480,7 +480,7 @@ impl<'r> Run<'r> {
         let power = self
             .rooms
             .power_levels(&self.view, &self.head.state, rules)?;
-        if !power.redaction_applies(&event.header.sender, &target.event.header.sender) {
+        if !power.may_redact(&event.header.sender, &target.event.header.sender) {
             return Err(Error::forbidden(
                 "You may not redact events of others in this room",
             ));

@@ -31,11 +31,11 @@ const GLOBAL: RoomNid = RoomNid(0);
 
 impl Sync {
     /// What has changed since the client's token; without one, all of the global data.
-    pub(super) fn changed_data(&self, asking: &Asking<'_>) -> Result<ChangedData> {
+    pub(super) fn changed_data(asking: &Asking<'_>) -> Result<ChangedData> {
         let user = asking.requester.nid;
         let mut changed = ChangedData::default();
         let Some(since) = asking.since else {
-            changed.global = self.data(asking, GLOBAL)?;
+            changed.global = all_data(asking, GLOBAL)?;
             return Ok(changed);
         };
         let bounds = (
@@ -59,19 +59,19 @@ impl Sync {
         }
         Ok(changed)
     }
+}
 
-    /// All account data of a room, or all of the global data.
-    pub(super) fn data(&self, asking: &Asking<'_>, room: RoomNid) -> Result<String> {
-        let mut list = String::new();
-        for row in ACCOUNT_DATA.scan(asking.view, &(asking.requester.nid, room)) {
-            let ((_, _, data_type), row) = row?;
-            // What was deleted is told as empty to those who knew it, and not at all to others.
-            if wants(asking, room, &data_type) && row.content != "{}" {
-                push_item(&mut list, &plain_event(&data_type, &row.content));
-            }
+/// All account data of a room, or all of the global data.
+pub(super) fn all_data(asking: &Asking<'_>, room: RoomNid) -> Result<String> {
+    let mut list = String::new();
+    for row in ACCOUNT_DATA.scan(asking.view, &(asking.requester.nid, room)) {
+        let ((_, _, data_type), row) = row?;
+        // What was deleted is told as empty to those who knew it, and not at all to others.
+        if wants(asking, room, &data_type) && row.content != "{}" {
+            push_item(&mut list, &plain_event(&data_type, &row.content));
         }
-        Ok(list)
     }
+    Ok(list)
 }
 
 fn wants(asking: &Asking<'_>, room: RoomNid, data_type: &str) -> bool {

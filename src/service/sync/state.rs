@@ -103,7 +103,7 @@ impl Sync {
             });
         }
         let mut out = String::new();
-        self.write_state(part, &events, &mut out)?;
+        part.write_state(&events, &mut out)?;
         Ok(out)
     }
 

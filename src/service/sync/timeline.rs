@@ -74,7 +74,7 @@ impl Sync {
                     break;
                 }
                 looked_at += 1;
-                self.look_at(part, filter, stored, *order, &mut window)?;
+                part.look_at(filter, stored, *order, &mut window)?;
             }
             if window.limited {
                 break;
@@ -88,16 +88,17 @@ impl Sync {
         window.shown.reverse();
         Ok(window)
     }
+}
 
+impl RoomPart<'_> {
     fn look_at(
         &self,
-        part: &RoomPart<'_>,
         filter: &RoomEventFilter,
         stored: Arc<Stored>,
         order: i64,
         window: &mut Window,
     ) -> Result<()> {
-        let Some(membership) = part.sight.sees(&stored)? else {
+        let Some(membership) = self.sight.sees(&stored)? else {
             return Ok(());
         };
         let header = &stored.event.header;
@@ -113,15 +114,10 @@ impl Sync {
     }
 
     /// Appends events as the members of a JSON array.
-    pub(super) fn write_events(
-        &self,
-        part: &RoomPart<'_>,
-        events: &[Seen],
-        out: &mut String,
-    ) -> Result<()> {
-        let filter = &part.asking.request.filter;
+    pub(super) fn write_events(&self, events: &[Seen], out: &mut String) -> Result<()> {
+        let filter = &self.asking.request.filter;
         if filter.event_fields.is_all() && filter.event_format == EventFormat::Client {
-            return part.sight.show_all(out, events, Shape::Sync);
+            return self.sight.show_all(out, events, Shape::Sync);
         }
         for (index, seen) in events.iter().enumerate() {
             if index > 0 {
@@ -131,23 +127,18 @@ impl Sync {
             if filter.event_format == EventFormat::Federation {
                 event = format::federation(&seen.stored.event);
             } else {
-                part.sight.show(&mut event, seen, Shape::Sync)?;
+                self.sight.show(&mut event, seen, Shape::Sync)?;
             }
-            out.push_str(&projected(part, event)?);
+            out.push_str(&self.projected(event)?);
         }
         Ok(())
     }
 
     /// Appends state events as the members of a JSON array.
-    pub(super) fn write_state(
-        &self,
-        part: &RoomPart<'_>,
-        events: &[Arc<Stored>],
-        out: &mut String,
-    ) -> Result<()> {
-        let filter = &part.asking.request.filter;
+    pub(super) fn write_state(&self, events: &[Arc<Stored>], out: &mut String) -> Result<()> {
+        let filter = &self.asking.request.filter;
         if filter.event_fields.is_all() && filter.event_format == EventFormat::Client {
-            part.sight
+            self.sight
                 .show_state(out, events.iter().map(|stored| &**stored), Shape::Sync);
             return Ok(());
         }
@@ -159,17 +150,17 @@ impl Sync {
             if filter.event_format == EventFormat::Federation {
                 event = format::federation(&stored.event);
             } else {
-                part.sight.show_state(&mut event, [&**stored], Shape::Sync);
+                self.sight.show_state(&mut event, [&**stored], Shape::Sync);
             }
-            out.push_str(&projected(part, event)?);
+            out.push_str(&self.projected(event)?);
         }
         Ok(())
     }
-}
 
-fn projected(part: &RoomPart<'_>, event: String) -> Result<String> {
-    let fields = &part.asking.request.filter.event_fields;
-    fields
-        .apply(event)
-        .map_err(|e| Error::Internal(format!("an event is no JSON: {e}")))
+    fn projected(&self, event: String) -> Result<String> {
+        let fields = &self.asking.request.filter.event_fields;
+        fields
+            .apply(event)
+            .map_err(|e| Error::Internal(format!("an event is no JSON: {e}")))
+    }
 }

@@ -4,7 +4,7 @@ use ruma::events::room::member::MembershipState;
 
 use super::{
     Range, Sync, SyncRequest,
-    account_data::ChangedData,
+    account_data::{ChangedData, all_data},
     json::{Object, plain_event, push_item},
     timeline::Window,
 };
@@ -94,7 +94,7 @@ impl Sync {
             Changes::Some(changed) if !changed.values().any(|k| k.any(Kinds::ACCOUNT_DATA)) => {
                 ChangedData::default()
             }
-            _ => self.changed_data(&asking)?,
+            _ => Self::changed_data(&asking)?,
         };
         let mut rooms = Rooms::default();
         match &range.changes {
@@ -224,7 +224,7 @@ impl Sync {
         let state = self.state_events(&part, &window, upto)?;
         let ephemeral = self.ephemeral(&part)?;
         let account_data = if newly_joined {
-            self.data(asking, room)?
+            all_data(asking, room)?
         } else {
             data.room(room).to_owned()
         };
@@ -240,13 +240,14 @@ impl Sync {
 
         let mut out = String::new();
         let mut object = Object::new(&mut out);
-        object.events("account_data", &account_data);
-        object.events("ephemeral", &ephemeral);
+        // Clients have come to expect all sections, as the reference server writes them.
+        object.event_list("account_data", &account_data);
+        object.event_list("ephemeral", &ephemeral);
         write_state(&mut object, asking, &state);
         if window.members_changed || part.known.is_none() {
             self.summary(&part, object.member("summary"))?;
         }
-        self.write_timeline(&part, &window, &mut object)?;
+        Self::write_timeline(&part, &window, &mut object)?;
         self.write_unread(&part, &mut object)?;
         object.finish();
         Ok(Some(out))
@@ -271,23 +272,18 @@ impl Sync {
         let state = self.state_events(&part, &window, upto)?;
         let mut out = String::new();
         let mut object = Object::new(&mut out);
-        object.events("account_data", data.room(room));
+        object.event_list("account_data", data.room(room));
         write_state(&mut object, asking, &state);
-        self.write_timeline(&part, &window, &mut object)?;
+        Self::write_timeline(&part, &window, &mut object)?;
         object.finish();
         Ok(Some(out))
     }
 
-    fn write_timeline(
-        &self,
-        part: &RoomPart<'_>,
-        window: &Window,
-        object: &mut Object<'_>,
-    ) -> Result<()> {
+    fn write_timeline(part: &RoomPart<'_>, window: &Window, object: &mut Object<'_>) -> Result<()> {
         let mut timeline = Object::new(object.member("timeline"));
         let events = timeline.member("events");
         events.push('[');
-        self.write_events(part, &window.shown, events)?;
+        part.write_events(&window.shown, events)?;
         events.push(']');
         timeline.json("limited", if window.limited { "true" } else { "false" });
         timeline.text("prev_batch", &PageToken(window.before).to_string());

@@ -10,7 +10,7 @@ use crate::{
     },
     service::rooms::{RoomHead, Rooms, Stored},
     store::{
-        self, Batch,
+        self, Batch, Fresh,
         notify::Kinds,
         schema::{
             AUTH_EDGES, CURRENT_STATE, EVENT_NIDS, EVENTS, EventList, EventRow, Facts, MemberRow,
@@ -33,6 +33,7 @@ pub(super) fn write(
 ) -> store::Result<Outcome> {
     let mut nids: Vec<EventNid> = Vec::with_capacity(drafted.len());
     let (mut written, mut changed) = (Vec::new(), Vec::new());
+    let mut fresh = Fresh::default();
     for item in drafted {
         let position = batch.position();
         let nid = EventNid(position.0);
@@ -107,6 +108,7 @@ pub(super) fn write(
                 nid.snapshot_after(),
                 after,
                 (vec![(state.key, nid)], Vec::new()),
+                &mut fresh,
             )?;
             let key = (
                 head.nid,
