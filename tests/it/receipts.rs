@@ -1,5 +1,6 @@
 //! "Receipts" and "Fully read markers".
 
+use http::{Method, StatusCode};
 use kontor::store::schema::ACCOUNT_DATA_CHANGES;
 use serde_json::{Value, json};
 
@@ -160,6 +161,10 @@ async fn markers_are_set_together() {
     sync(&alice, &room, &mut since).await;
     let path = room.path("read_markers");
     ok(alice.post(&path, json!({})).await);
+    // Old apps send nothing with a receipt, not even an empty object.
+    let receipt = room.path(&format!("receipt/m.read/{first}"));
+    let (status, ..) = alice.raw(Method::POST, &receipt, &[], "").await;
+    assert_eq!(status, StatusCode::OK);
     let marks = json!({ "m.fully_read": second, "m.read": first, "m.read.private": second });
     ok(alice.post(&path, marks).await);
     let (receipts, marker) = sync(&alice, &room, &mut since).await;

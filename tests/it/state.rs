@@ -183,6 +183,28 @@ async fn members_by_membership_and_time() {
         400,
         "M_INVALID_PARAM",
     );
+    // Whoever spoke last does not matter.
+    let ignored = json!({ "ignored_users": { &*bob.user_id: {} } });
+    let path = format!(
+        "/_matrix/client/v3/user/{}/account_data/m.ignored_user_list",
+        alice.user_id
+    );
+    ok(alice.put(&path, ignored).await);
+    room.does(&bob, "join").await;
+    room.say(&bob, "noise").await;
+    let now = text(
+        &ok(alice.get("/_matrix/client/v3/sync").await),
+        "next_batch",
+    );
+    let now = ok(room
+        .get(&alice, &format!("members?at={now}&membership=join"))
+        .await);
+    assert_eq!(
+        members(&now),
+        [member(&alice, "join"), member(&bob, "join")]
+    );
+    room.does(&bob, "leave").await;
+    room.say(&alice, "later").await;
     // Who has left can not look at a time after that.
     let late = text(
         &ok(alice.get("/_matrix/client/v3/sync").await),

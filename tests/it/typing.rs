@@ -74,6 +74,22 @@ async fn who_says_nothing_more_has_stopped() {
 }
 
 #[tokio::test]
+async fn how_long_need_not_be_said() {
+    let server = TestServer::new();
+    let alice = server.register("alice").await;
+    let room = Room::new(&alice, "shared").await;
+    let path = room.path(&format!("typing/{}", alice.user_id));
+    ok(alice.put(&path, json!({ "typing": true })).await);
+    assert!(sync(&alice, &room, &mut String::new()).await.is_some());
+    refused(alice.put(&path, json!({})).await, 400, "M_BAD_JSON");
+    refused(
+        alice.put(&path, json!({ "typing": 1 })).await,
+        400,
+        "M_BAD_JSON",
+    );
+}
+
+#[tokio::test]
 async fn nobody_types_for_others_or_elsewhere() {
     let server = TestServer::new();
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);

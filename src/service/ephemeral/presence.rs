@@ -3,9 +3,10 @@
 //! Changes are told together, at most once in a [`PAUSE`], so that a busy morning does not wake everybody for each one.
 //! See "Presence" in the client-server API.
 
+mod person;
+
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    fmt::Write as _,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -15,13 +16,12 @@ use ruma::{OwnedUserId, UserId, events::room::member::MembershipState, presence:
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use self::person::Status;
+use self::person::{Person, State};
 use crate::{
     clock::Clock,
     error::{Error, Result},
-    protocol::{
-        format::push_string,
-        ids::{Position, RoomNid, UserNid},
-    },
+    protocol::ids::{Position, RoomNid, UserNid},
     service::Requester,
     store::{
         Store, View,
@@ -35,15 +35,6 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// How often it is looked who has become silent.
 const ROUND: Duration = Duration::from_secs(10);
-
-/// Who has done nothing for this long is not at hand, in milliseconds.
-const IDLE: u64 = 5 * 60 * 1000;
-
-/// A device is gone this long after its last sync, in milliseconds.
-const GONE: u64 = 30 * 1000;
-
-/// Who did something within this time is said to be active now, in milliseconds.
-const ACTIVE: u64 = 60 * 1000;
 
 /// The longest text that a user may say about themselves, in bytes; all who share a room get it.
 const MAX_STATUS: usize = 2048;
@@ -68,53 +59,6 @@ struct People {
     untold: HashSet<UserNid>,
     /// Whether a task looks after them.
     watched: bool,
-}
-
-/// One user.
-#[derive(Default)]
-struct Person {
-    state: State,
-    status_msg: Option<String>,
-    last_active: u64,
-    devices: HashMap<Option<String>, Device>,
-    /// When others were told the last time.
-    told: Position,
-    /// The rooms at that time, to see quickly who may know.
-    rooms: Arc<HashSet<RoomNid>>,
-}
-
-/// What one app says.
-#[derive(Default)]
-struct Device {
-    state: State,
-    /// What its syncs say; a change of it counts, its repetition does not.
-    by_sync: Option<State>,
-    /// How many of its syncs are going on.
-    syncs: usize,
-    /// When it was heard of the last time.
-    seen: u64,
-}
-
-/// From the least to the most present.
-#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-enum State {
-    #[default]
-    Offline,
-    Unavailable,
-    Online,
-}
-
-/// What others are told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Status {
-    /// Whether they are there.
-    pub state: PresenceState,
-    /// What they say about it.
-    pub status_msg: Option<String>,
-    /// How long they have done nothing, in milliseconds; none if that is not known.
-    pub last_active_ago: Option<u64>,
-    /// Whether they are doing something right now.
-    pub currently_active: bool,
 }
 
 /// A sync that is going on; when it is dropped, its device begins to be gone.
@@ -152,7 +96,7 @@ impl Presence {
         if user != requester.user_id {
             return Err(Error::forbidden("You can not speak for others"));
         }
-        let state = state_of(state)
+        let state = State::said(state)
             .ok_or_else(|| Error::invalid_param("There is no such state of presence"))?;
         if status_msg
             .as_ref()
@@ -194,7 +138,7 @@ impl Presence {
         requester: &Requester,
         state: &PresenceState,
     ) -> Result<Option<Syncing>> {
-        let Some(state) = state_of(state).filter(|state| *state != State::Offline) else {
+        let Some(state) = State::said(state).filter(|state| *state != State::Offline) else {
             return Ok(None);
         };
         let now = self.clock.now_ms();
@@ -251,8 +195,7 @@ impl Presence {
         if let Some(person) = self.people.lock().all.get(&nid) {
             return Ok(person.status(now));
         }
-        let person = known(&view, nid)?;
-        Ok(person.status(now))
+        Ok(known(&view, nid)?.status(now))
     }
 
     /// The `m.presence` events of those whom the asker may know and who have changed after `since`; without `since`, of
@@ -288,7 +231,7 @@ impl Presence {
             // What was known when the change was told is only a hint; the view decides.
             if user == asker.nid || shared(view, user, own.intersection(&rooms))? {
                 let user = self.store.user_id(user)?;
-                events.push(((*user).clone(), event(&user, &status)));
+                events.push(((*user).clone(), status.event(&user)));
             }
         }
         Ok(events)
@@ -405,54 +348,6 @@ impl Drop for Syncing {
     }
 }
 
-impl Device {
-    fn is_gone(&self, now: u64) -> bool {
-        self.syncs == 0 && now.saturating_sub(self.seen) >= GONE
-    }
-}
-
-impl Person {
-    /// Works out how they are now; true if that is something new.
-    fn judge(&mut self, now: u64) -> bool {
-        self.devices.retain(|_, device| !device.is_gone(now));
-        let most = self.devices.values().map(|device| device.state).max();
-        let mut state = most.unwrap_or_default();
-        if now.saturating_sub(self.last_active) >= IDLE {
-            state = state.min(State::Unavailable);
-        }
-        std::mem::replace(&mut self.state, state) != state
-    }
-
-    fn status(&self, now: u64) -> Status {
-        let ago = now.saturating_sub(self.last_active);
-        Status {
-            state: self.state.name().into(),
-            status_msg: self.status_msg.clone(),
-            last_active_ago: (self.last_active > 0).then_some(ago),
-            currently_active: self.state == State::Online && ago < ACTIVE,
-        }
-    }
-}
-
-impl State {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Offline => "offline",
-            Self::Unavailable => "unavailable",
-            Self::Online => "online",
-        }
-    }
-}
-
-fn state_of(state: &PresenceState) -> Option<State> {
-    match state {
-        PresenceState::Offline => Some(State::Offline),
-        PresenceState::Unavailable => Some(State::Unavailable),
-        PresenceState::Online => Some(State::Online),
-        _ => None,
-    }
-}
-
 /// Whether there is anything to tell or anybody whose silence is to be noticed.
 fn is_needed(presence: &Weak<Presence>) -> bool {
     let Some(presence) = presence.upgrade() else {
@@ -464,16 +359,6 @@ fn is_needed(presence: &Weak<Presence>) -> bool {
     people.watched
 }
 
-/// What the store knows of somebody who has not been there since the node was started.
-fn known(view: &View, user: UserNid) -> Result<Person> {
-    let row = PRESENCE.get(view, &(user,))?;
-    Ok(row.map_or_else(Person::default, |row| Person {
-        status_msg: row.status_msg,
-        last_active: row.last_active_ts,
-        ..Person::default()
-    }))
-}
-
 fn rooms_of(view: &View, user: UserNid) -> Result<HashSet<RoomNid>> {
     let mut rooms = HashSet::new();
     for row in USER_ROOMS.scan(view, &(user,)) {
@@ -483,6 +368,12 @@ fn rooms_of(view: &View, user: UserNid) -> Result<HashSet<RoomNid>> {
         }
     }
     Ok(rooms)
+}
+
+/// What the store knows of somebody.
+fn known(view: &View, user: UserNid) -> Result<Person> {
+    let row = PRESENCE.get(view, &(user,))?;
+    Ok(row.map(Person::known).unwrap_or_default())
 }
 
 /// Whether a user is in one of these rooms.
@@ -498,23 +389,4 @@ fn shared<'r>(
         }
     }
     Ok(false)
-}
-
-fn event(user: &UserId, status: &Status) -> String {
-    let mut out = String::from("{\"type\":\"m.presence\",\"sender\":");
-    push_string(&mut out, user.as_str());
-    let _ = write!(
-        out,
-        ",\"content\":{{\"presence\":\"{}\",\"currently_active\":{}",
-        status.state, status.currently_active
-    );
-    if let Some(ago) = status.last_active_ago {
-        let _ = write!(out, ",\"last_active_ago\":{ago}");
-    }
-    if let Some(text) = &status.status_msg {
-        out.push_str(",\"status_msg\":");
-        push_string(&mut out, text);
-    }
-    out.push_str("}}");
-    out
 }

@@ -227,7 +227,7 @@ impl Sight<'_> {
         let mut rows = TIMELINE.range_back(self.view, &(self.room,), bounds);
         let (_, (nid,)) = rows.next().transpose()?.ok_or_else(not_in_room)?;
         let stored = self.rooms.event(self.view, nid)?;
-        if self.sees(&stored)?.is_none() {
+        if self.open_at(&stored)?.is_none() {
             return Err(not_in_room());
         }
         Ok(self.rooms.store.state(stored.after())?)

@@ -134,6 +134,12 @@ impl Sight<'_> {
         if !stored.event.is_state() && self.ignored.contains(&header.sender) {
             return Ok(None);
         }
+        self.open_at(stored)
+    }
+
+    /// The asker's membership right after the event; `None` when the room was closed to them then.
+    pub(super) fn open_at(&self, stored: &Stored) -> Result<Option<MembershipState>> {
+        let header = &stored.event.header;
         let own = self.own_membership(&stored.event);
         let Some(order) = stored.facts.order else {
             // The state around an event outside the timeline is unknown; of those only one's own are told.
