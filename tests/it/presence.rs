@@ -137,8 +137,6 @@ async fn syncing_is_being_there_and_silence_is_not() {
         "syncing is not doing"
     );
     room.say(&alice, "hello").await;
-    let typing = room.path(&format!("typing/{}", alice.user_id));
-    ok(alice.put(&typing, json!({ "typing": false })).await);
     assert_eq!(state(&bob, &alice).await, "online");
 
     pass(&server, Duration::from_secs(29)).await;

@@ -44,6 +44,7 @@ async fn send_message(
         .lifecycle
         .send_message(&requester, room, event_type, content, txn)
         .await?;
+    services.presence.active(requester.nid)?;
     Ok(send_message_event::v3::Response::new(id))
 }
 

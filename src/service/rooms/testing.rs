@@ -12,6 +12,7 @@ use super::{NewEvent, Run, Stored, Transaction};
 use crate::{
     clock::{Clock, Entropy},
     config::Config,
+    error::Result,
     protocol::{event::Origin, ids::RoomNid},
     service::{Requester, Services, accounts::Cost},
     store::{Options, Store, Sync, View},
@@ -118,7 +119,9 @@ impl Room<'_> {
         event_type: &str,
         content: Value,
     ) -> OwnedEventId {
-        self.add(sender, event_type, None, content, None).await
+        self.add(sender, event_type, None, content, None)
+            .await
+            .unwrap()
     }
 
     pub(crate) async fn say(&self, sender: &Requester, body: &str) -> OwnedEventId {
@@ -147,8 +150,22 @@ impl Room<'_> {
         state_key: &str,
         content: Value,
     ) -> OwnedEventId {
+        self.attempt(sender, event_type, state_key, content)
+            .await
+            .unwrap()
+    }
+
+    /// Sets a piece of state if the room allows it.
+    pub(crate) async fn attempt(
+        &self,
+        sender: &Requester,
+        event_type: &str,
+        state_key: &str,
+        content: Value,
+    ) -> Option<OwnedEventId> {
         self.add(sender, event_type, Some(state_key), content, None)
             .await
+            .ok()
     }
 
     pub(crate) async fn member(
@@ -171,6 +188,7 @@ impl Room<'_> {
             Some(target.clone()),
         )
         .await
+        .unwrap()
     }
 
     async fn add(
@@ -180,7 +198,7 @@ impl Room<'_> {
         state_key: Option<&str>,
         content: Value,
         redacts: Option<OwnedEventId>,
-    ) -> OwnedEventId {
+    ) -> Result<OwnedEventId> {
         let rooms = &self.node.services.rooms;
         let mut guard = rooms.lock(&self.id).await.unwrap();
         let mut run = Run::new(rooms, guard.head());
@@ -192,18 +210,16 @@ impl Room<'_> {
             },
             scope: String::new(),
         });
-        let id = run
-            .add(NewEvent {
-                sender: sender.user_id.clone(),
-                event_type: event_type.into(),
-                state_key: state_key.map(ToOwned::to_owned),
-                content,
-                redacts,
-                transaction,
-            })
-            .unwrap();
-        let _visible_at_once = run.commit(|_| Ok(())).unwrap();
-        id
+        let id = run.add(NewEvent {
+            sender: sender.user_id.clone(),
+            event_type: event_type.into(),
+            state_key: state_key.map(ToOwned::to_owned),
+            content,
+            redacts,
+            transaction,
+        })?;
+        let _visible_at_once = run.commit(|_| Ok(()))?;
+        Ok(id)
     }
 
     pub(crate) fn event(&self, id: &OwnedEventId) -> Arc<Stored> {

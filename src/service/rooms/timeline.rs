@@ -276,8 +276,7 @@ impl Sight<'_> {
 
     /// The gap behind all that there is now.
     fn now(&self) -> PageToken {
-        let now = i64::try_from(self.view.position().0).unwrap_or(i64::MAX);
-        PageToken(now.min(self.horizon() - 1))
+        PageToken(self.view.position().live_order())
     }
 
     /// The orders that a page covers. A token is the gap behind the event with its order.
@@ -387,3 +386,6 @@ fn has_url(stored: &Stored) -> bool {
     }
     stored.event.content_as::<Content>().is_ok()
 }
+
+#[cfg(test)]
+mod tests;
