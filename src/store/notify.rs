@@ -18,6 +18,9 @@ use crate::protocol::ids::{Position, RoomNid, UserNid};
 /// How many changes are remembered for a live user. Who is further behind looks at all rooms.
 const REMEMBERED: usize = 128;
 
+/// Among how many of the last changes it is looked whether the same has come before.
+const LATELY: usize = 8;
+
 /// What kinds of things changed, as a set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Kinds(u8);
@@ -52,7 +55,7 @@ impl Kinds {
 }
 
 /// One thing that changed for a user.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
     /// The room, unless it is global.
     pub room: Option<RoomNid>,
@@ -86,7 +89,15 @@ pub struct Live {
 struct Recent {
     /// Changes at or before this position are not remembered.
     floor: Position,
-    list: VecDeque<(Position, Change)>,
+    /// In the order of their last positions.
+    list: VecDeque<Entry>,
+}
+
+/// A change that came once or, with others in between, several times.
+struct Entry {
+    first: Position,
+    last: Position,
+    change: Change,
 }
 
 impl Notify {
@@ -166,12 +177,25 @@ impl Notify {
 impl Live {
     fn record(&self, position: Position, change: Change) {
         let mut recent = self.changes.lock();
-        if recent.list.len() == REMEMBERED
-            && let Some((oldest, _)) = recent.list.pop_front()
+        let list = &mut recent.list;
+        // What comes again and again, such as messages in one room, takes one place: so whoever was away for a night
+        // is still told from memory.
+        let lately = list.len().saturating_sub(LATELY)..list.len();
+        let again = list
+            .range(lately.clone())
+            .rposition(|entry| entry.change == change)
+            .and_then(|index| list.remove(lately.start + index));
+        let first = again.map_or(position, |entry| entry.first);
+        if list.len() == REMEMBERED
+            && let Some(oldest) = list.pop_front()
         {
-            recent.floor = oldest;
+            recent.floor = oldest.last;
         }
-        recent.list.push_back((position, change));
+        recent.list.push_back(Entry {
+            first,
+            last: position,
+            change,
+        });
     }
 
     /// Starts listening; every wake-up after this call is seen by the receiver.
@@ -190,12 +214,13 @@ impl Live {
             return Changes::Unknown;
         }
         let mut changed: HashMap<Option<RoomNid>, Kinds> = HashMap::new();
-        for (_, change) in recent
+        for Entry { change, .. } in recent
             .list
             .iter()
             .rev()
-            .take_while(|(at, _)| *at > since)
-            .filter(|(at, _)| *at <= until)
+            .take_while(|entry| entry.last > since)
+            // One that came before and after, but not between, is told too: whoever looks finds nothing.
+            .filter(|entry| entry.first <= until)
         {
             let kinds = changed.entry(change.room).or_default();
             *kinds = kinds.and(change.kinds);

@@ -7,7 +7,7 @@ use super::{
     schema::{META, NODE},
     *,
 };
-use crate::protocol::ids::{EventNid, RoomNid, SnapshotId, StateKeyNid, UserNid};
+use crate::protocol::ids::{EventNid, Position, RoomNid, SnapshotId, StateKeyNid, UserNid};
 
 fn options(directory: &std::path::Path) -> Options {
     Options {
@@ -226,19 +226,61 @@ fn every_change_is_found_between_two_views() {
             since = until;
         }
     });
-    for _ in 0..100 {
-        let _not_awaited = store
-            .commit(|batch| {
-                let position = batch.position();
-                batch.touch_user(position, user, None, Kinds::ACCOUNT_DATA);
-                Ok(())
-            })
-            .unwrap();
+    let many = |room: &dyn Fn(u64) -> Option<RoomNid>| {
+        for number in 0..200 {
+            let committed = store
+                .commit(|batch| {
+                    let position = batch.position();
+                    batch.touch_user(position, user, room(number), Kinds::ACCOUNT_DATA);
+                    Ok(())
+                })
+                .unwrap();
+            while store.view().position() < committed.position {
+                std::thread::yield_now();
+            }
+        }
+    };
+    // What comes again and again takes little memory.
+    many(&|_| None);
+    many(&|number| Some(RoomNid(number % 5)));
+    match live.changes(start, Position(u64::MAX)) {
+        Changes::Some(changed) => assert_eq!(changed.len(), 101),
+        other => panic!("{other:?}"),
     }
+    many(&|number| Some(RoomNid(number)));
     store.close();
     let now = store.view().position();
     assert!(matches!(live.changes(start, now), Changes::Unknown));
     assert!(matches!(live.changes(now, now), Changes::None));
+}
+
+#[test]
+fn what_comes_again_is_found_at_each_of_its_places() {
+    let (_directory, store) = open();
+    let user = UserNid(7);
+    let live = store.notify().follow(user, || store.view().position());
+    let mut places = Vec::new();
+    for kinds in [Kinds::TYPING, Kinds::RECEIPTS, Kinds::TYPING] {
+        let committed = store.commit(|batch| {
+            let position = batch.position();
+            batch.touch_user(position, user, None, kinds);
+            Ok(position)
+        });
+        places.push(committed.unwrap().value);
+    }
+    store.close();
+    let start = Position(places[0].0 - 1);
+    for (since, until, expect) in [
+        (start, places[0], Kinds::TYPING),
+        (start, places[1], Kinds::TYPING.and(Kinds::RECEIPTS)),
+        (places[1], places[2], Kinds::TYPING),
+    ] {
+        match live.changes(since, until) {
+            Changes::Some(changed) => assert_eq!(changed[&None], expect),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(matches!(live.changes(places[2], places[2]), Changes::None));
 }
 
 #[test]
