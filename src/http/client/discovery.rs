@@ -25,7 +25,11 @@ use crate::{
 const NEWEST: u8 = 19;
 
 /// What clients may use before, or beside, the version of the specification that has it.
-const FEATURES: &[&str] = &["uk.tcpip.msc4133", "uk.tcpip.msc4133.stable"];
+const FEATURES: &[&str] = &[
+    "uk.tcpip.msc4133",
+    "uk.tcpip.msc4133.stable",
+    "org.matrix.msc4222",
+];
 
 pub(super) fn routes(routes: Routes) -> Routes {
     routes.on(versions).also_guests(capabilities)
