@@ -113,9 +113,10 @@ async fn every_version_works_from_beginning_to_end() {
         assert_eq!(by_name.contains(':'), version != "12", "{}", room.0);
         room.does(&bob, "join").await;
         let said = room.say(&bob, "regrettable").await;
-        let path = format!("redact/{said}/txn{version}");
+        let said_in_path = encoded(&said);
+        let path = format!("redact/{said_in_path}/txn{version}");
         ok(room.put(&alice, &path, json!({ "reason": "rude" })).await);
-        let event = ok(room.get(&bob, &format!("event/{said}")).await);
+        let event = ok(room.get(&bob, &format!("event/{said_in_path}")).await);
         assert_eq!(event["content"], json!({}), "version {version}");
         let because = &event["unsigned"]["redacted_because"];
         assert_eq!(because["sender"], alice.user_id, "version {version}");
@@ -132,7 +133,7 @@ async fn every_version_works_from_beginning_to_end() {
         let listed = levels["users"][&alice.user_id].as_i64();
         assert_eq!(listed, (version != "12").then_some(100), "version {version}");
     }
-    for version in ["0", "13", "org.example.none", "a b"] {
+    for version in ["0", "13", "org.example.none"] {
         let wish = json!({ "room_version": version });
         refused(
             alice.post(CREATE, wish).await,

@@ -2,12 +2,15 @@
 
 mod account_data;
 mod account_management;
+mod concurrency;
 mod creation;
 mod devices;
 mod discovery;
 mod events;
+mod filtering;
 mod filters;
 mod frame;
+mod lazy_loading;
 mod login;
 mod membership;
 mod presence;
@@ -24,5 +27,7 @@ mod server;
 mod shared_secret;
 mod state;
 mod stream;
+mod syncing;
 mod typing;
 mod uia;
+mod unread;
