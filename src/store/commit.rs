@@ -149,10 +149,11 @@ fn publish(inner: &Arc<Inner>, commits: &mut Commits) {
 
 fn show(inner: &Inner, published: Published, touches: &[(Position, Touch)]) {
     let position = published.position;
-    inner
-        .notify
-        .publish(touches, || inner.set_published(published));
-    inner.durable.send_replace(position.0);
+    inner.notify.publish(touches, || {
+        inner.set_published(published);
+        // Whoever waits for an answer is woken before the many who wait for news.
+        inner.durable.send_replace(position.0);
+    });
 }
 
 /// Starts the thread that makes commits durable; it ends when the store is closed or dropped.
