@@ -5,14 +5,14 @@
 //! commits go on meanwhile.
 
 use std::{
-    sync::{Arc, Weak, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     thread::JoinHandle,
 };
 
 use super::{
     Error, Result, Store,
     batch::{Batch, Touch},
-    open::{INTERVAL, Inner, Sync},
+    open::{Gate, INTERVAL, Inner, Sync},
     schema::META,
     view::{OwnedSnapshot, Published},
 };
@@ -79,7 +79,7 @@ impl Store {
         write: impl FnOnce(&mut Batch<'_>) -> Result<R>,
     ) -> Result<Committed<R>> {
         let inner = &self.inner;
-        let mut commits = inner.commits.lock();
+        let mut commits = inner.gate.commits.lock();
         if commits.closing || commits.failed {
             return Err(Error::Closed);
         }
@@ -120,7 +120,7 @@ impl Store {
         } else {
             publish(inner, &mut commits);
         }
-        inner.unsynced.notify_one();
+        inner.gate.unsynced.notify_one();
         Ok(committed)
     }
 
@@ -149,61 +149,73 @@ fn publish(inner: &Arc<Inner>, commits: &mut Commits) {
 
 fn show(inner: &Inner, published: Published, touches: &[(Position, Touch)]) {
     let position = published.position;
-    inner
-        .notify
-        .publish(touches, || inner.set_published(published));
-    inner.durable.send_replace(position.0);
+    inner.notify.publish(touches, || {
+        inner.set_published(published);
+        // Whoever waits for an answer is woken before the many who wait for news.
+        inner.durable.send_replace(position.0);
+    });
 }
 
 /// Starts the thread that makes commits durable; it ends when the store is closed or dropped.
 pub(super) fn start_syncer(inner: &Arc<Inner>) -> JoinHandle<()> {
-    let weak = Arc::downgrade(inner);
+    let (gate, weak) = (inner.gate.clone(), Arc::downgrade(inner));
     std::thread::Builder::new()
         .name("store-sync".to_owned())
-        .spawn(move || while sync_once(&weak) {})
+        .spawn(move || {
+            while wait(&gate) {
+                let Some(inner) = weak.upgrade() else {
+                    return;
+                };
+                if !sync_once(&inner) {
+                    return;
+                }
+                let pause = inner.sync == Sync::Interval;
+                drop(inner);
+                if pause {
+                    std::thread::sleep(INTERVAL);
+                }
+            }
+        })
         .expect("the operating system gives a thread")
 }
 
-/// One round; false when the store is gone or closing with nothing left to do.
-fn sync_once(inner: &Weak<Inner>) -> bool {
-    let Some(inner) = inner.upgrade() else {
-        return false;
-    };
-    let mut commits = inner.commits.lock();
-    if !commits.dirty && !commits.unpublished {
+/// Waits until there is something to do; false when the store closes with nothing left.
+fn wait(gate: &Gate) -> bool {
+    let mut commits = gate.commits.lock();
+    while !commits.dirty && !commits.unpublished {
         if commits.closing {
             return false;
         }
-        // Bounded, so that the reference is let go from time to time.
-        inner.unsynced.wait_for(&mut commits, INTERVAL * 10);
+        gate.unsynced.wait(&mut commits);
+    }
+    true
+}
+
+/// One sync; false when the disk fails.
+fn sync_once(inner: &Arc<Inner>) -> bool {
+    let mut commits = inner.gate.commits.lock();
+    let dirty = std::mem::take(&mut commits.dirty);
+    commits.unpublished = false;
+    if inner.sync != Sync::Always {
+        drop(commits);
+        if inner.sync == Sync::Interval
+            && dirty
+            && let Err(error) = inner.db.flush_wal(true)
+        {
+            tracing::error!(%error, "the log could not be synced");
+        }
+        return true;
     }
     let position = commits.position();
-    let dirty = std::mem::take(&mut commits.dirty);
-    if inner.sync == Sync::Always {
-        if !std::mem::take(&mut commits.unpublished) {
-            return true;
-        }
-        let touches = std::mem::take(&mut commits.touches);
-        let snapshot = OwnedSnapshot::take(inner.db.clone());
-        drop(commits);
-        if dirty && let Err(error) = inner.db.flush_wal(true) {
-            tracing::error!(%error, "the log could not be synced: the disk is full or broken; restart the node");
-            inner.commits.lock().failed = true;
-            inner.durable.send_replace(u64::MAX);
-            return false;
-        }
-        show(&inner, Published { position, snapshot }, &touches);
-    } else {
-        let closing = commits.closing;
-        drop(commits);
-        if inner.sync == Sync::Interval && dirty {
-            if let Err(error) = inner.db.flush_wal(true) {
-                tracing::error!(%error, "the log could not be synced");
-            }
-            if !closing {
-                std::thread::sleep(INTERVAL);
-            }
-        }
+    let touches = std::mem::take(&mut commits.touches);
+    let snapshot = OwnedSnapshot::take(inner.db.clone());
+    drop(commits);
+    if dirty && let Err(error) = inner.db.flush_wal(true) {
+        tracing::error!(%error, "the log could not be synced: the disk is full or broken; restart the node");
+        inner.gate.commits.lock().failed = true;
+        inner.durable.send_replace(u64::MAX);
+        return false;
     }
+    show(inner, Published { position, snapshot }, &touches);
     true
 }

@@ -55,15 +55,20 @@ pub struct Options {
     pub memory: usize,
 }
 
+/// What the thread that syncs waits at. It holds this but not the database, which so closes as soon as nobody uses it.
+pub(super) struct Gate {
+    pub(super) commits: Mutex<Commits>,
+    /// Rung when there is something to make durable, or when the store closes.
+    pub(super) unsynced: Condvar,
+}
+
 /// The open database and everything that lives as long as it.
 pub(super) struct Inner {
     pub(super) db: Arc<DB>,
     pub(super) sync: Sync,
-    pub(super) commits: Mutex<Commits>,
+    pub(super) gate: Arc<Gate>,
     /// The last position handed out; read without the lock, also from inside a commit.
     pub(super) committed: AtomicU64,
-    /// Rung when there is something to make durable, or when the store closes.
-    pub(super) unsynced: Condvar,
     published: RwLock<Arc<Published>>,
     pub(super) durable: watch::Sender<u64>,
     pub(super) notify: Notify,
@@ -106,9 +111,11 @@ impl Store {
         let snapshot = OwnedSnapshot::take(db.clone());
         let inner = Arc::new(Inner {
             sync: options.sync,
-            commits: Mutex::new(Commits::starting_at(start)),
+            gate: Arc::new(Gate {
+                commits: Mutex::new(Commits::starting_at(start)),
+                unsynced: Condvar::new(),
+            }),
             committed: AtomicU64::new(start),
-            unsynced: Condvar::new(),
             published: RwLock::new(Arc::new(Published {
                 position: Position(start),
                 snapshot,
@@ -137,8 +144,7 @@ impl Store {
 
     /// Makes everything durable and stops the store's thread. Later commits fail; reads go on.
     pub fn close(&self) {
-        self.inner.commits.lock().closing = true;
-        self.inner.unsynced.notify_all();
+        self.inner.gate.close();
         if let Some(syncer) = self.inner.syncer.lock().take()
             && syncer.join().is_err()
         {
@@ -231,11 +237,24 @@ fn table_options(profile: Profile, cache: &Cache, memtables: usize) -> EngineOpt
     table
 }
 
+impl Gate {
+    fn close(&self) {
+        self.commits.lock().closing = true;
+        self.unsynced.notify_all();
+    }
+}
+
 impl Drop for Inner {
     fn drop(&mut self) {
-        // The thread holds only a weak reference, so it ends by itself; this spares it its timeout.
-        self.commits.get_mut().closing = true;
-        self.unsynced.notify_all();
+        self.gate.close();
+        let Some(syncer) = self.syncer.get_mut().take() else {
+            return;
+        };
+        // The thread borrows the database for each sync, so it may be the last to let it go.
+        if syncer.thread().id() != std::thread::current().id() {
+            // Its panic has been told where it happened.
+            let _ = syncer.join();
+        }
     }
 }
 
