@@ -2,9 +2,12 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use futures_util::future::join_all;
 use serde_json::{Value, json};
-use tokio::time::timeout;
+use tokio::{
+    task::{JoinHandle, JoinSet},
+    time::timeout,
+};
+use tokio_util::task::TaskTracker;
 
 use crate::{
     room::{Room, ids},
@@ -21,26 +24,29 @@ where
     F: Future<Output = O> + Send + 'static,
     O: Send + 'static,
 {
-    let tasks: Vec<_> = items
-        .into_iter()
-        .map(|item| tokio::spawn(act(item)))
-        .collect();
-    let done = join_all(tasks).await.into_iter();
-    done.map(|done| done.expect("nothing panics")).collect()
+    let mut tasks: JoinSet<O> = items.into_iter().map(act).collect();
+    let mut done = Vec::new();
+    while let Some(one) = tasks.join_next().await {
+        done.push(one.expect("nothing panics"));
+    }
+    done
 }
 
 /// A sync that is waiting for something to happen.
-async fn waiting(who: &Client) -> tokio::task::JoinHandle<(http::StatusCode, Value)> {
+async fn waiting(who: &Client) -> JoinHandle<(http::StatusCode, Value)> {
     let first = ok(who.get("/_matrix/client/v3/sync").await);
     let since = text(&first, "next_batch");
     let who = who.clone();
     let (begins, began) = tokio::sync::oneshot::channel();
-    let waits = tokio::spawn(async move {
+    let waits = TaskTracker::new().spawn(async move {
         let path = format!("/_matrix/client/v3/sync?timeout=60000&since={since}");
         let mut request = Box::pin(who.get(&path));
         // It has looked once and found nothing when it is first pending.
         let first = futures_util::poll!(&mut request);
-        assert!(first.is_pending(), "it has something to wait for: {first:?}");
+        assert!(
+            first.is_pending(),
+            "it has something to wait for: {first:?}"
+        );
         begins.send(()).expect("the test goes on");
         request.await
     });
@@ -87,7 +93,11 @@ async fn a_transaction_retried_at_once_is_one_event() {
     assert_eq!(told.len(), 1);
     let page = ok(room.get(&alice, "messages?dir=b&limit=2").await);
     let said = page["chunk"].as_array().expect("a chunk").iter();
-    assert_eq!(said.filter(|event| event["type"] == "m.room.message").count(), 1);
+    assert_eq!(
+        said.filter(|event| event["type"] == "m.room.message")
+            .count(),
+        1
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -112,7 +122,10 @@ async fn all_who_come_and_speak_at_once_are_heard() {
     })
     .await;
     let state = ok(room.get(&alice, "joined_members").await);
-    assert_eq!(state["joined"].as_object().map(serde_json::Map::len), Some(9));
+    assert_eq!(
+        state["joined"].as_object().map(serde_json::Map::len),
+        Some(9)
+    );
     let filter = "filter=%7B%22room%22:%7B%22timeline%22:%7B%22limit%22:100%7D%7D%7D";
     stream.also(filter);
     let part = stream.joined(&room).await;

@@ -20,8 +20,20 @@ async fn a_preset_decides_who_comes_in() {
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
     for (body, join_rule, guests, invite, bobs) in [
         (json!({}), "invite", "can_join", 0, 0),
-        (json!({ "visibility": "public" }), "public", "forbidden", 50, 0),
-        (json!({ "preset": "private_chat" }), "invite", "can_join", 0, 0),
+        (
+            json!({ "visibility": "public" }),
+            "public",
+            "forbidden",
+            50,
+            0,
+        ),
+        (
+            json!({ "preset": "private_chat" }),
+            "invite",
+            "can_join",
+            0,
+            0,
+        ),
         (
             json!({ "preset": "private_chat", "visibility": "public" }),
             "invite",
@@ -36,13 +48,23 @@ async fn a_preset_decides_who_comes_in() {
             0,
             100,
         ),
-        (json!({ "preset": "public_chat" }), "public", "forbidden", 50, 0),
+        (
+            json!({ "preset": "public_chat" }),
+            "public",
+            "forbidden",
+            50,
+            0,
+        ),
     ] {
         let mut wish = body.clone();
         wish["invite"] = json!([bob.user_id]);
         let room = Room::create(&alice, wish).await;
         let state = async |kind: &str| ok(room.get(&alice, &format!("state/{kind}")).await);
-        assert_eq!(state("m.room.join_rules").await["join_rule"], join_rule, "{body}");
+        assert_eq!(
+            state("m.room.join_rules").await["join_rule"],
+            join_rule,
+            "{body}"
+        );
         assert_eq!(
             state("m.room.guest_access").await["guest_access"],
             guests,
@@ -131,7 +153,11 @@ async fn every_version_works_from_beginning_to_end() {
         refused(room.post(&bob, "join", json!({})).await, 403, "M_FORBIDDEN");
         let levels = ok(room.get(&alice, "state/m.room.power_levels").await);
         let listed = levels["users"][&alice.user_id].as_i64();
-        assert_eq!(listed, (version != "12").then_some(100), "version {version}");
+        assert_eq!(
+            listed,
+            (version != "12").then_some(100),
+            "version {version}"
+        );
     }
     for version in ["0", "13", "org.example.none"] {
         let wish = json!({ "room_version": version });
@@ -174,7 +200,11 @@ async fn the_wishes_of_the_creator_are_kept() {
     let state = async |kind: &str| ok(room.get(&alice, &format!("state/{kind}")).await);
     let create = state("m.room.create").await;
     assert_eq!(
-        (&create["m.federate"], &create["type"], &create["room_version"]),
+        (
+            &create["m.federate"],
+            &create["type"],
+            &create["room_version"]
+        ),
         (&json!(false), &json!("m.space"), &json!("12"))
     );
     assert_eq!(state("m.room.name").await["name"], "Name");
@@ -207,20 +237,30 @@ async fn the_wishes_of_the_creator_are_kept() {
 async fn what_can_not_be_makes_no_room() {
     let server = TestServer::new();
     let alice = server.register("alice").await;
-    ok(alice.post(CREATE, json!({ "room_alias_name": "taken" })).await);
+    ok(alice
+        .post(CREATE, json!({ "room_alias_name": "taken" }))
+        .await);
     refused(
-        alice.post(CREATE, json!({ "room_alias_name": "taken" })).await,
+        alice
+            .post(CREATE, json!({ "room_alias_name": "taken" }))
+            .await,
         400,
         "M_ROOM_IN_USE",
     );
-    let state = |kind: &str, key: &str, content: Value| json!({ "initial_state": [{
+    let state = |kind: &str, key: &str, content: Value| {
+        json!({ "initial_state": [{
         "type": kind, "state_key": key, "content": content,
-    }] });
+    }] })
+    };
     for contradiction in [
         json!({ "room_version": "11", "power_level_content_override": { "users": {} }, "name": "a" }),
         json!({ "room_version": "12", "power_level_content_override": { "users": { &*alice.user_id: 100 } } }),
         state("m.room.create", "", json!({})),
-        state("m.room.member", "@nobody:localhost", json!({ "membership": "join" })),
+        state(
+            "m.room.member",
+            "@nobody:localhost",
+            json!({ "membership": "join" }),
+        ),
         state("org.example.a", "@nobody:localhost", json!({})),
     ] {
         let mut body = contradiction.clone();
@@ -244,7 +284,11 @@ async fn what_can_not_be_makes_no_room() {
         alice
             .post(
                 CREATE,
-                state("m.room.member", "@far:example.org", json!({ "membership": "invite" })),
+                state(
+                    "m.room.member",
+                    "@far:example.org",
+                    json!({ "membership": "invite" }),
+                ),
             )
             .await,
         403,
@@ -260,8 +304,13 @@ async fn what_can_not_be_makes_no_room() {
     let joined = ok(alice.get("/_matrix/client/v3/joined_rooms").await);
     assert_eq!(joined["joined_rooms"].as_array().map(Vec::len), Some(1));
     let sync = ok(alice.get("/_matrix/client/v3/sync").await);
-    assert_eq!(sync["rooms"]["join"].as_object().map(serde_json::Map::len), Some(1));
-    ok(alice.post(CREATE, json!({ "room_alias_name": "free" })).await);
+    assert_eq!(
+        sync["rooms"]["join"].as_object().map(serde_json::Map::len),
+        Some(1)
+    );
+    ok(alice
+        .post(CREATE, json!({ "room_alias_name": "free" }))
+        .await);
     refused(
         server.anonymous().post(CREATE, json!({})).await,
         401,

@@ -27,7 +27,11 @@ async fn rooms_are_chosen() {
         for _ in 0..2 {
             let answer = stream.next().await;
             let joined = answer["rooms"]["join"].as_object();
-            let mut told: Vec<_> = joined.into_iter().flatten().map(|(id, _)| id.clone()).collect();
+            let mut told: Vec<_> = joined
+                .into_iter()
+                .flatten()
+                .map(|(id, _)| id.clone())
+                .collect();
             let mut expect: Vec<_> = expect.iter().map(|room| room.0.clone()).collect();
             told.sort();
             expect.sort();
@@ -43,7 +47,11 @@ async fn rooms_are_chosen() {
     let of = |room: &Room| answer["rooms"]["join"][&room.0].clone();
     assert_eq!(events(&of(&one), "timeline").len(), 0);
     assert_ne!(events(&of(&two), "timeline").len(), 0);
-    assert_ne!(events(&of(&one), "state").len(), 0, "the state is told all the same");
+    assert_ne!(
+        events(&of(&one), "state").len(),
+        0,
+        "the state is told all the same"
+    );
 }
 
 #[tokio::test]
@@ -56,14 +64,21 @@ async fn events_are_chosen() {
     room.say(&alice, "hers").await;
     let url = json!({ "body": "file", "url": "mxc://localhost/a" });
     room.send(&bob, "m.room.message", url).await;
-    room.send(&bob, "org.example.a", json!({ "body": "other" })).await;
+    room.send(&bob, "org.example.a", json!({ "body": "other" }))
+        .await;
     for (filter, expect) in [
         (json!({ "types": ["m.room.*"] }), vec!["hers", "file"]),
         (json!({ "not_types": ["org.*"] }), vec!["hers", "file"]),
-        (json!({ "types": ["*"], "not_types": ["m.*"] }), vec!["other"]),
+        (
+            json!({ "types": ["*"], "not_types": ["m.*"] }),
+            vec!["other"],
+        ),
         (json!({ "types": [] }), vec![]),
         (json!({ "senders": [alice.user_id] }), vec!["hers"]),
-        (json!({ "not_senders": [alice.user_id] }), vec!["file", "other"]),
+        (
+            json!({ "not_senders": [alice.user_id] }),
+            vec!["file", "other"],
+        ),
         (json!({ "contains_url": true }), vec!["file"]),
         (json!({ "contains_url": false }), vec!["hers", "other"]),
     ] {
@@ -76,7 +91,10 @@ async fn events_are_chosen() {
             part => bodies(part, "timeline"),
         };
         assert_eq!(told, expect, "{filter}");
-        assert_ne!(part["timeline"]["limited"], true, "nothing wanted is missing: {filter}");
+        assert_ne!(
+            part["timeline"]["limited"], true,
+            "nothing wanted is missing: {filter}"
+        );
     }
 }
 
@@ -88,20 +106,35 @@ async fn what_is_filtered_out_makes_no_gap() {
     let timeline = json!({ "types": ["m.room.message"], "limit": 2 });
     let mut stream = Stream::filtered(&alice, &json!({ "room": { "timeline": timeline } }));
     stream.next().await;
-    for kind in ["org.example.a", "m.room.message", "org.example.a", "m.room.message"] {
+    for kind in [
+        "org.example.a",
+        "m.room.message",
+        "org.example.a",
+        "m.room.message",
+    ] {
         room.send(&alice, kind, json!({ "body": kind })).await;
     }
     let part = stream.joined(&room).await;
-    assert_eq!(types(&part, "timeline"), ["m.room.message", "m.room.message"]);
+    assert_eq!(
+        types(&part, "timeline"),
+        ["m.room.message", "m.room.message"]
+    );
     assert_eq!(part["timeline"]["limited"], false);
-    for kind in ["m.room.message", "org.example.a", "m.room.message", "m.room.message"] {
+    for kind in [
+        "m.room.message",
+        "org.example.a",
+        "m.room.message",
+        "m.room.message",
+    ] {
         room.send(&alice, kind, json!({ "body": kind })).await;
     }
     let part = stream.joined(&room).await;
     assert_eq!(types(&part, "timeline").len(), 2);
     assert_eq!(part["timeline"]["limited"], true);
     // What was kept out of the timeline and is state must come as state.
-    let topic = room.set(&alice, "m.room.topic", json!({ "topic": "a" })).await;
+    let topic = room
+        .set(&alice, "m.room.topic", json!({ "topic": "a" }))
+        .await;
     let part = stream.joined(&room).await;
     assert_eq!(ids(&part["state"]["events"]), [topic]);
     assert_eq!(events(&part, "timeline").len(), 0);
@@ -139,12 +172,17 @@ async fn each_section_has_its_own() {
     });
     let user = format!("/_matrix/client/v3/user/{}", alice.user_id);
     for data in ["org.example.a", "org.example.b"] {
-        ok(alice.put(&format!("{user}/account_data/{data}"), json!({ "a": 1 })).await);
+        ok(alice
+            .put(&format!("{user}/account_data/{data}"), json!({ "a": 1 }))
+            .await);
         let path = format!("{user}/rooms/{}/account_data/{data}", room.0);
         ok(alice.put(&path, json!({ "a": 1 })).await);
     }
     ok(alice
-        .put(&room.path(&format!("typing/{}", alice.user_id)), json!({ "typing": true, "timeout": 9999 }))
+        .put(
+            &room.path(&format!("typing/{}", alice.user_id)),
+            json!({ "typing": true, "timeout": 9999 }),
+        )
         .await);
     let stored = ok(alice.post(&format!("{user}/filter"), filter.clone()).await);
     let mut by_id = Stream::new(&alice);

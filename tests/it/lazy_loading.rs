@@ -38,8 +38,15 @@ async fn members_come_with_what_they_say() {
     // Those who speak, and oneself.
     assert_eq!(members(&part, "state"), [&*alice.user_id, &*bob.user_id]);
     assert_eq!(part["summary"]["m.joined_member_count"], 4);
-    assert_eq!(part["summary"]["m.heroes"], Value::Null, "the room has a name");
-    let mut redundant = Stream::filtered(alice, &filter(&json!({ "include_redundant_members": true })));
+    assert_eq!(
+        part["summary"]["m.heroes"],
+        Value::Null,
+        "the room has a name"
+    );
+    let mut redundant = Stream::filtered(
+        alice,
+        &filter(&json!({ "include_redundant_members": true })),
+    );
     redundant.since.clone_from(&stream.since);
     room.say(bob, "3").await;
     room.say(carol, "4").await;
@@ -58,7 +65,11 @@ async fn members_come_with_what_they_say() {
     room.say(alice, "11").await;
     let part = stream.joined(&room).await;
     assert_eq!(part["timeline"]["limited"], true);
-    assert_eq!(members(&part, "state"), [&*dave.user_id], "a change is told");
+    assert_eq!(
+        members(&part, "state"),
+        [&*dave.user_id],
+        "a change is told"
+    );
     room.say(dave, "12").await;
     let part = stream.joined(&room).await;
     assert_eq!(events(&part, "state").len(), 0);
@@ -71,7 +82,9 @@ async fn heroes_come_with_the_room() {
     let room = Room::create(&alice, json!({ "invite": [bob.user_id] })).await;
     room.say(&alice, "1").await;
     room.say(&alice, "2").await;
-    let part = Stream::filtered(&alice, &filter(&json!({}))).joined(&room).await;
+    let part = Stream::filtered(&alice, &filter(&json!({})))
+        .joined(&room)
+        .await;
     assert_eq!(part["summary"]["m.heroes"], json!([bob.user_id]));
     assert_eq!(members(&part, "state"), [&*alice.user_id, &*bob.user_id]);
 }

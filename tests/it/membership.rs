@@ -44,11 +44,27 @@ async fn joining_by_id_and_by_alias() {
     assert_eq!(again["event_id"], event["event_id"]);
 
     for (path, status, errcode) in [
-        ("/_matrix/client/v3/join/%23none:localhost", 404, "M_NOT_FOUND"),
-        ("/_matrix/client/v3/join/!none:localhost", 404, "M_NOT_FOUND"),
-        ("/_matrix/client/v3/rooms/!none:localhost/join", 404, "M_NOT_FOUND"),
+        (
+            "/_matrix/client/v3/join/%23none:localhost",
+            404,
+            "M_NOT_FOUND",
+        ),
+        (
+            "/_matrix/client/v3/join/!none:localhost",
+            404,
+            "M_NOT_FOUND",
+        ),
+        (
+            "/_matrix/client/v3/rooms/!none:localhost/join",
+            404,
+            "M_NOT_FOUND",
+        ),
         ("/_matrix/client/v3/join/nothing", 400, "M_INVALID_PARAM"),
-        ("/_matrix/client/v3/rooms/nothing/join", 400, "M_INVALID_PARAM"),
+        (
+            "/_matrix/client/v3/rooms/nothing/join",
+            400,
+            "M_INVALID_PARAM",
+        ),
     ] {
         refused(bob.post(path, json!({})).await, status, errcode);
     }
@@ -59,7 +75,11 @@ async fn joining_by_id_and_by_alias() {
             "M_MISSING_TOKEN",
         );
     }
-    refused(bob.post(&by_id, json!({ "reason": 5 })).await, 400, "M_BAD_JSON");
+    refused(
+        bob.post(&by_id, json!({ "reason": 5 })).await,
+        400,
+        "M_BAD_JSON",
+    );
 }
 
 #[tokio::test]
@@ -136,7 +156,11 @@ async fn who_may_do_what_to_whom() {
         );
     }
     for what in ["invite", "kick", "ban", "unban"] {
-        for bad in [json!({ "user_id": "bob" }), json!({ "user_id": 5 }), json!({})] {
+        for bad in [
+            json!({ "user_id": "bob" }),
+            json!({ "user_id": 5 }),
+            json!({}),
+        ] {
             let (status, body) = room.post(&alice, what, bad.clone()).await;
             assert_eq!(status, 400, "{what} {bad}: {body}");
         }
@@ -162,10 +186,22 @@ async fn who_is_banned_stays_out() {
     room.does(&bob, "join").await;
     room.does_to(&alice, "ban", &bob).await;
     refused(room.post(&bob, "join", json!({})).await, 403, "M_FORBIDDEN");
-    refused(room.post(&bob, "leave", json!({})).await, 403, "M_FORBIDDEN");
+    refused(
+        room.post(&bob, "leave", json!({})).await,
+        403,
+        "M_FORBIDDEN",
+    );
     let invite = json!({ "user_id": bob.user_id });
-    refused(room.post(&alice, "invite", invite.clone()).await, 403, "M_FORBIDDEN");
-    refused(room.post(&alice, "kick", invite.clone()).await, 403, "M_FORBIDDEN");
+    refused(
+        room.post(&alice, "invite", invite.clone()).await,
+        403,
+        "M_FORBIDDEN",
+    );
+    refused(
+        room.post(&alice, "kick", invite.clone()).await,
+        403,
+        "M_FORBIDDEN",
+    );
     assert_eq!(room.membership(&alice, &bob).await, "ban");
     // To forget it is all that is left.
     ok(room.post(&bob, "forget", json!({})).await);
@@ -185,7 +221,8 @@ async fn leaving_and_forgetting() {
     room.does(&bob, "leave").await;
     room.does(&bob, "leave").await;
     refused(
-        room.put(&bob, "send/m.room.message/1", json!({ "body": "late" })).await,
+        room.put(&bob, "send/m.room.message/1", json!({ "body": "late" }))
+            .await,
         403,
         "M_FORBIDDEN",
     );
@@ -247,7 +284,11 @@ async fn members_of_one_room_may_enter_another() {
         { "type": "org.example.other", "room_id": club.0 },
         { "type": "m.room_membership", "room_id": "!unknown:localhost" },
     ]);
-    for (rule, version) in [("restricted", "8"), ("restricted", "12"), ("knock_restricted", "10")] {
+    for (rule, version) in [
+        ("restricted", "8"),
+        ("restricted", "12"),
+        ("knock_restricted", "10"),
+    ] {
         let rules = json!({ "join_rule": rule, "allow": allow });
         let room = room_with(&alice, rules, version).await;
         ok(room.post(&bob, "join", json!({})).await);
@@ -258,7 +299,11 @@ async fn members_of_one_room_may_enter_another() {
         let name = json!({ "membership": "join", "displayname": "Bobby" });
         ok(room.put(&bob, &path, name).await);
         for stranger in [&carol, &eve] {
-            refused(room.post(stranger, "join", json!({})).await, 403, "M_FORBIDDEN");
+            refused(
+                room.post(stranger, "join", json!({})).await,
+                403,
+                "M_FORBIDDEN",
+            );
         }
         room.does_to(&alice, "invite", &eve).await;
         room.does(&eve, "join").await;
@@ -284,7 +329,11 @@ async fn memberships_are_state_that_can_be_set() {
 
     // Whoever sets their own joins; what they do not say is taken from their profile.
     let joined = ok(room
-        .put(&bob, &bobs, json!({ "membership": "join", "org.example.a": 1 }))
+        .put(
+            &bob,
+            &bobs,
+            json!({ "membership": "join", "org.example.a": 1 }),
+        )
         .await);
     let member = ok(room.get(&bob, &format!("{bobs}?format=event")).await);
     assert_eq!(member["event_id"], joined["event_id"]);
@@ -294,32 +343,51 @@ async fn memberships_are_state_that_can_be_set() {
     );
     // A name for this room only.
     ok(room
-        .put(&bob, &bobs, json!({ "membership": "join", "displayname": "Robert" }))
+        .put(
+            &bob,
+            &bobs,
+            json!({ "membership": "join", "displayname": "Robert" }),
+        )
         .await);
     let member = ok(room.get(&bob, &bobs).await);
-    assert_eq!(member, json!({ "membership": "join", "displayname": "Robert" }));
+    assert_eq!(
+        member,
+        json!({ "membership": "join", "displayname": "Robert" })
+    );
     let again = json!({ "membership": "join", "displayname": "Robert" });
     let (one, two) = (
         ok(room.put(&bob, &bobs, again.clone()).await),
         ok(room.put(&bob, &bobs, again).await),
     );
     assert_eq!(text(&one, "event_id"), text(&two, "event_id"));
-    ok(room.put(&bob, &bobs, json!({ "membership": "leave" })).await);
+    ok(room
+        .put(&bob, &bobs, json!({ "membership": "leave" }))
+        .await);
     assert_eq!(room.membership(&alice, &bob).await, "leave");
-    ok(room.put(&alice, &bobs, json!({ "membership": "ban" })).await);
+    ok(room
+        .put(&alice, &bobs, json!({ "membership": "ban" }))
+        .await);
     refused(
         room.put(&bob, &bobs, json!({ "membership": "join" })).await,
         403,
         "M_FORBIDDEN",
     );
-    ok(room.put(&alice, &bobs, json!({ "membership": "leave" })).await);
-    ok(room.put(&alice, &bobs, json!({ "membership": "invite" })).await);
+    ok(room
+        .put(&alice, &bobs, json!({ "membership": "leave" }))
+        .await);
+    ok(room
+        .put(&alice, &bobs, json!({ "membership": "invite" }))
+        .await);
     assert_eq!(ok(room.get(&alice, &bobs).await)["displayname"], "Bob");
 
     // What the other endpoints refuse is refused here too.
     refused(
-        room.put(&alice, &of("@far:example.org"), json!({ "membership": "invite" }))
-            .await,
+        room.put(
+            &alice,
+            &of("@far:example.org"),
+            json!({ "membership": "invite" }),
+        )
+        .await,
         403,
         "M_FORBIDDEN",
     );
@@ -334,7 +402,8 @@ async fn memberships_are_state_that_can_be_set() {
         assert_eq!(status, 400, "{content} {key}: {body}");
     }
     refused(
-        room.put(&alice, &bobs, json!({ "membership": "join" })).await,
+        room.put(&alice, &bobs, json!({ "membership": "join" }))
+            .await,
         403,
         "M_FORBIDDEN",
     );
@@ -357,7 +426,9 @@ async fn guests_come_in_where_they_may() {
     );
     let path = format!("state/m.room.member/{}", guest.user_id);
     refused(
-        closed.put(&guest, &path, json!({ "membership": "join" })).await,
+        closed
+            .put(&guest, &path, json!({ "membership": "join" }))
+            .await,
         403,
         "M_GUEST_ACCESS_FORBIDDEN",
     );
@@ -366,7 +437,9 @@ async fn guests_come_in_where_they_may() {
     closed.does(&guest, "join").await;
     closed.say(&guest, "hello").await;
     refused(
-        closed.post(&guest, "invite", json!({ "user_id": alice.user_id })).await,
+        closed
+            .post(&guest, "invite", json!({ "user_id": alice.user_id }))
+            .await,
         403,
         "M_GUEST_ACCESS_FORBIDDEN",
     );

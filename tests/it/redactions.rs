@@ -43,7 +43,9 @@ async fn an_event_is_emptied_everywhere() {
             assert!(!answer.contains("secret"), "{path}: {answer}");
         }
         // To redact what is empty changes nothing.
-        ok(room.put(&alice, &format!("redact/{said}/again"), json!({})).await);
+        ok(room
+            .put(&alice, &format!("redact/{said}/again"), json!({}))
+            .await);
         let event = ok(room.get(&bob, &format!("event/{said}")).await);
         assert_eq!(event["content"], json!({}));
     }
@@ -56,7 +58,9 @@ async fn what_keeps_a_room_together_stays() {
     let wish = json!({ "preset": "public_chat", "room_version": "11" });
     let room = Room::create(&alice, wish).await;
     room.does(&bob, "join").await;
-    let name = room.set(&alice, "m.room.name", json!({ "name": "Secret" })).await;
+    let name = room
+        .set(&alice, "m.room.name", json!({ "name": "Secret" }))
+        .await;
     ok(redact(&room, &alice, &name).await);
     assert_eq!(ok(room.get(&bob, "state/m.room.name").await), json!({}));
     let levels = "state/m.room.power_levels";
@@ -71,7 +75,11 @@ async fn what_keeps_a_room_together_stays() {
     // Who is in the room stays in it, without a name.
     let member = format!("state/m.room.member/{}", bob.user_id);
     ok(room
-        .put(&bob, &member, json!({ "membership": "join", "displayname": "Bob" }))
+        .put(
+            &bob,
+            &member,
+            json!({ "membership": "join", "displayname": "Bob" }),
+        )
         .await);
     let event = ok(room.get(&bob, &format!("{member}?format=event")).await);
     ok(redact(&room, &bob, &text(&event, "event_id")).await);

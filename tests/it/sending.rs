@@ -117,7 +117,11 @@ async fn what_can_not_be_an_event() {
     }
     for kind in ["m.room.create", "m.room.member"] {
         let (status, body) = room
-            .put(&alice, &format!("send/{kind}/3"), json!({ "membership": "join" }))
+            .put(
+                &alice,
+                &format!("send/{kind}/3"),
+                json!({ "membership": "join" }),
+            )
             .await;
         assert!(matches!(status.as_u16(), 400 | 403), "{kind}: {body}");
     }
@@ -230,10 +234,16 @@ async fn aliases_lead_to_their_room() {
         (json!({ "alias": "#none:localhost" }), "M_BAD_ALIAS"),
         (json!({ "alias": "none" }), "M_INVALID_PARAM"),
         (json!({ "alias": 5 }), "M_INVALID_PARAM"),
-        (json!({ "alt_aliases": ["#other:localhost"] }), "M_BAD_ALIAS"),
+        (
+            json!({ "alt_aliases": ["#other:localhost"] }),
+            "M_BAD_ALIAS",
+        ),
         (json!({ "alt_aliases": ["none"] }), "M_INVALID_PARAM"),
         (json!({ "alt_aliases": [5] }), "M_INVALID_PARAM"),
-        (json!({ "alt_aliases": "#own:localhost" }), "M_INVALID_PARAM"),
+        (
+            json!({ "alt_aliases": "#own:localhost" }),
+            "M_INVALID_PARAM",
+        ),
     ] {
         let (status, body) = room.put(&alice, path, content.clone()).await;
         assert_eq!(
@@ -258,19 +268,20 @@ async fn nobody_reacts_twice_in_the_same_way() {
     let room = Room::new(&alice, "shared").await;
     room.does(&bob, "join").await;
     let said = room.say(&alice, "hello").await;
-    let reaction = |key: &str| {
-        json!({ "m.relates_to": { "rel_type": "m.annotation", "event_id": said, "key": key } })
-    };
+    let reaction = |key: &str| json!({ "m.relates_to": { "rel_type": "m.annotation", "event_id": said, "key": key } });
     let first = room.send(&alice, "m.reaction", reaction("a")).await;
     refused(
-        room.put(&alice, "send/m.reaction/again", reaction("a")).await,
+        room.put(&alice, "send/m.reaction/again", reaction("a"))
+            .await,
         400,
         "M_DUPLICATE_ANNOTATION",
     );
     room.send(&alice, "m.reaction", reaction("b")).await;
     room.send(&bob, "m.reaction", reaction("a")).await;
     // Taken back, it can be given again.
-    ok(room.put(&alice, &format!("redact/{first}/1"), json!({})).await);
+    ok(room
+        .put(&alice, &format!("redact/{first}/1"), json!({}))
+        .await);
     room.send(&alice, "m.reaction", reaction("a")).await;
 
     let reply = room.relate(&bob, "m.thread", &said).await;

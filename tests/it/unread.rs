@@ -40,7 +40,11 @@ async fn what_counts() {
     let room = Room::new(&alice, "shared").await;
     room.say(&alice, "before").await;
     room.does(&bob, "join").await;
-    assert_eq!(unread(&room, &bob).await, (0, 0), "what was before counts not");
+    assert_eq!(
+        unread(&room, &bob).await,
+        (0, 0),
+        "what was before counts not"
+    );
     room.say(&alice, "one").await;
     assert_eq!(unread(&room, &bob).await, (1, 0));
     mention(&room, &alice, &bob).await;
@@ -58,19 +62,25 @@ async fn what_counts() {
     let said = room.say(&bob, "mine").await;
     // Speaking is reading.
     assert_eq!(unread(&room, &bob).await, (0, 0));
-    assert_eq!(unread(&room, &alice).await, (1, 0), "hers do not count for her");
+    assert_eq!(
+        unread(&room, &alice).await,
+        (1, 0),
+        "hers do not count for her"
+    );
     // Those without power do not call everybody, reactions and edits are quiet.
     let everybody = json!({ "body": "@room", "m.mentions": { "room": true } });
     room.send(&bob, "m.room.message", everybody).await;
     assert_eq!(unread(&room, &alice).await, (2, 0));
-    let reaction = json!({ "m.relates_to": { "rel_type": "m.annotation", "event_id": said, "key": "a" } });
+    let reaction =
+        json!({ "m.relates_to": { "rel_type": "m.annotation", "event_id": said, "key": "a" } });
     room.send(&bob, "m.reaction", reaction).await;
     let edit = json!({
         "body": "* edit", "m.new_content": { "body": "edit" },
         "m.relates_to": { "rel_type": "m.replace", "event_id": said },
     });
     room.send(&bob, "m.room.message", edit).await;
-    room.set(&alice, "m.room.topic", json!({ "topic": "quiet" })).await;
+    room.set(&alice, "m.room.topic", json!({ "topic": "quiet" }))
+        .await;
     assert_eq!(unread(&room, &alice).await, (2, 0));
 }
 
@@ -86,14 +96,26 @@ async fn reading_resets() {
     let last = room.say(&alice, "three").await;
     let part = stream.joined(&room).await;
     assert_eq!(counts(&part["unread_notifications"]), (3, 1));
-    for (event, expect) in [(&first, (2, 1)), (&loud, (1, 0)), (&last, (0, 0)), (&first, (0, 0))] {
+    for (event, expect) in [
+        (&first, (2, 1)),
+        (&loud, (1, 0)),
+        (&last, (0, 0)),
+        (&first, (0, 0)),
+    ] {
         read(&room, &bob, event, json!({})).await;
         assert_eq!(unread(&room, &bob).await, expect);
     }
     let part = stream.joined(&room).await;
-    assert_eq!(counts(&part["unread_notifications"]), (0, 0), "a receipt is told");
+    assert_eq!(
+        counts(&part["unread_notifications"]),
+        (0, 0),
+        "a receipt is told"
+    );
     room.say(&alice, "four").await;
-    let path = format!("receipt/m.read.private/{}", encoded(&room.say(&alice, "five").await));
+    let path = format!(
+        "receipt/m.read.private/{}",
+        encoded(&room.say(&alice, "five").await)
+    );
     ok(room.post(&bob, &path, json!({})).await);
     assert_eq!(unread(&room, &bob).await, (0, 0), "so does a private one");
     // It outlives a restart, and who leaves and comes back begins anew.
@@ -122,7 +144,11 @@ async fn what_is_redacted_counts_no_more() {
     assert_eq!(counts(&part["unread_notifications"]), (4, 1));
     for (target, expect) in [(&loud, (3, 0)), (&reply, (2, 0)), (&root, (1, 0))] {
         ok(room
-            .put(&alice, &format!("redact/{}/{}", encoded(target), target.len()), json!({}))
+            .put(
+                &alice,
+                &format!("redact/{}/{}", encoded(target), target.len()),
+                json!({}),
+            )
             .await);
         let part = stream.joined(&room).await;
         assert_eq!(counts(&part["unread_notifications"]), expect);
@@ -145,10 +171,17 @@ async fn threads_are_counted_by_themselves() {
     let of = async |who: &Client| {
         let part = Stream::filtered(who, &filter).joined(&room).await;
         let threads = &part["unread_thread_notifications"];
-        (counts(&part["unread_notifications"]), counts(&threads[&root]))
+        (
+            counts(&part["unread_notifications"]),
+            counts(&threads[&root]),
+        )
     };
     assert_eq!(of(&bob).await, ((1, 0), (2, 0)));
-    assert_eq!(unread(&room, &bob).await, (3, 0), "all, when not asked by thread");
+    assert_eq!(
+        unread(&room, &bob).await,
+        (3, 0),
+        "all, when not asked by thread"
+    );
     read(&room, &bob, &root, json!({ "thread_id": "main" })).await;
     assert_eq!(of(&bob).await, ((0, 0), (2, 0)));
     read(&room, &bob, &reply, json!({ "thread_id": root })).await;
@@ -156,7 +189,11 @@ async fn threads_are_counted_by_themselves() {
     let last = room.say(&alice, "last").await;
     assert_eq!(of(&bob).await, ((1, 0), (1, 0)));
     read(&room, &bob, &last, json!({})).await;
-    assert_eq!(of(&bob).await, ((0, 0), (0, 0)), "a receipt without a thread covers all");
+    assert_eq!(
+        of(&bob).await,
+        ((0, 0), (0, 0)),
+        "a receipt without a thread covers all"
+    );
 }
 
 #[tokio::test]
@@ -165,12 +202,23 @@ async fn rooms_and_invites_of_different_kinds() {
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
     let room = Room::new(&alice, "shared").await;
     room.does(&bob, "join").await;
-    let rule = format!("/_matrix/client/v3/pushrules/global/room/{}", encoded(&room.0));
+    let rule = format!(
+        "/_matrix/client/v3/pushrules/global/room/{}",
+        encoded(&room.0)
+    );
     ok(bob.put(&rule, json!({ "actions": [] })).await);
     room.say(&alice, "muted").await;
     mention(&room, &alice, &bob).await;
-    assert_eq!(unread(&room, &bob).await, (1, 1), "only what is loud comes through");
+    assert_eq!(
+        unread(&room, &bob).await,
+        (1, 1),
+        "only what is loud comes through"
+    );
     ok(bob.delete(&rule).await);
     room.say(&alice, "loud").await;
-    assert_eq!(unread(&room, &bob).await, (2, 1), "the past is not counted anew");
+    assert_eq!(
+        unread(&room, &bob).await,
+        (2, 1),
+        "the past is not counted anew"
+    );
 }

@@ -286,7 +286,9 @@ impl Lifecycle {
             MembershipState::Join | MembershipState::Knock => Err(Error::forbidden(
                 "Nobody can join or knock for somebody else",
             )),
-            _ => Err(Error::bad_json(format!("There is no membership {membership}"))),
+            _ => Err(Error::bad_json(format!(
+                "There is no membership {membership}"
+            ))),
         }
     }
 
