@@ -34,7 +34,7 @@ impl Lifecycle {
         content: CanonicalJsonObject,
         txn_id: &str,
     ) -> Result<OwnedEventId> {
-        let scope = format!("{room}/send/{event_type}");
+        let scope = format!("send/{event_type}");
         let event = NewEvent {
             sender: requester.user_id.clone(),
             event_type,
@@ -65,7 +65,7 @@ impl Lifecycle {
             state_key: None,
             content,
             redacts: Some(target.to_owned()),
-            transaction: transaction(requester, format!("{room}/redact/{target}"), txn_id),
+            transaction: transaction(requester, format!("redact/{target}"), txn_id),
         };
         self.send(requester, room, event).await
     }
@@ -121,8 +121,12 @@ impl Lifecycle {
         let view = self.store.latest();
         if let Some(transaction) = &event.transaction {
             let device = transaction.origin.device_id.as_str();
-            let row = TRANSACTIONS.get(&view, &(requester.nid, device, transaction.key()))?;
-            return Ok(row.map(|row| row.event_id));
+            let key = (requester.nid, device, head.nid, transaction.key());
+            let Some(row) = TRANSACTIONS.get(&view, &key)? else {
+                return Ok(None);
+            };
+            let made = self.rooms.event(&view, row.event)?;
+            return Ok(Some(made.event.header.id.clone()));
         }
         let Some(state_key) = &event.state_key else {
             return Ok(None);
