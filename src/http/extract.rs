@@ -100,12 +100,12 @@ const MAX_DEPTH: usize = 100;
 /// too. No body at all stands for an empty object where clients are known to leave it out.
 fn object_or_nothing(method: &http::Method, body: Bytes) -> Result<Bytes> {
     if body.is_empty() {
-        let stands_for = if *method == http::Method::POST {
-            "{}"
-        } else {
-            ""
+        return match *method {
+            http::Method::POST => Ok(Bytes::from_static(b"{}")),
+            // What is to be put there must be said.
+            http::Method::PUT => Err(not_json("the body is missing".to_owned())),
+            _ => Ok(body),
         };
-        return Ok(Bytes::from_static(stands_for.as_bytes()));
     }
     let text = str::from_utf8(&body).map_err(|e| not_json(e.to_string()))?;
     serde_json::from_str::<IgnoredAny>(text).map_err(|e| not_json(e.to_string()))?;

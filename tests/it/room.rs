@@ -22,6 +22,11 @@ impl Room {
                 "content": { "history_visibility": visibility },
             }],
         });
+        Self::create(creator, body).await
+    }
+
+    /// Any room.
+    pub(crate) async fn create(creator: &Client, body: Value) -> Self {
         let room = ok(creator.post("/_matrix/client/v3/createRoom", body).await);
         Self(text(&room, "room_id"))
     }
@@ -33,6 +38,20 @@ impl Room {
 
     pub(crate) async fn get(&self, who: &Client, rest: &str) -> Answer {
         who.get(&self.path(rest)).await
+    }
+
+    pub(crate) async fn post(&self, who: &Client, rest: &str, body: Value) -> Answer {
+        who.post(&self.path(rest), body).await
+    }
+
+    pub(crate) async fn put(&self, who: &Client, rest: &str, body: Value) -> Answer {
+        who.put(&self.path(rest), body).await
+    }
+
+    /// What one is in the room, as another sees it.
+    pub(crate) async fn membership(&self, viewer: &Client, of: &Client) -> Value {
+        let path = format!("state/m.room.member/{}", of.user_id);
+        ok(self.get(viewer, &path).await)["membership"].clone()
     }
 
     /// Joins, leaves, and the like.

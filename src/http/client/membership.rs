@@ -36,6 +36,12 @@ pub(super) fn routes(routes: Routes) -> Routes {
         .on(unban)
 }
 
+/// What a member event says besides the membership.
+fn with(reason: Option<String>) -> CanonicalJsonObject {
+    let reason = reason.map(|reason| ("reason".to_owned(), reason.into()));
+    reason.into_iter().collect()
+}
+
 async fn create(
     services: Arc<Services>,
     Ruma {
@@ -52,11 +58,8 @@ async fn join(
         request, requester, ..
     }: Ruma<join_room_by_id::v3::Request>,
 ) -> Result<join_room_by_id::v3::Response> {
-    let (room, custom) = (request.room_id, CanonicalJsonObject::new());
-    services
-        .lifecycle
-        .join(&requester, &room, request.reason, custom)
-        .await?;
+    let (room, content) = (request.room_id, with(request.reason));
+    services.lifecycle.join(&requester, &room, content).await?;
     Ok(join_room_by_id::v3::Response::new(room))
 }
 
@@ -67,11 +70,8 @@ async fn join_by_alias(
     }: Ruma<join_room_by_id_or_alias::v3::Request>,
 ) -> Result<join_room_by_id_or_alias::v3::Response> {
     let room = services.lifecycle.room_meant(&request.room_id_or_alias)?;
-    let custom = CanonicalJsonObject::new();
-    services
-        .lifecycle
-        .join(&requester, &room, request.reason, custom)
-        .await?;
+    let content = with(request.reason);
+    services.lifecycle.join(&requester, &room, content).await?;
     Ok(join_room_by_id_or_alias::v3::Response::new(room))
 }
 
@@ -84,7 +84,7 @@ async fn knock(
     let room = services.lifecycle.room_meant(&request.room_id_or_alias)?;
     services
         .lifecycle
-        .knock(&requester, &room, request.reason)
+        .knock(&requester, &room, with(request.reason))
         .await?;
     Ok(knock_room::v3::Response::new(room))
 }
@@ -97,7 +97,7 @@ async fn leave(
 ) -> Result<leave_room::v3::Response> {
     services
         .lifecycle
-        .leave(&requester, &request.room_id, request.reason)
+        .leave(&requester, &request.room_id, with(request.reason))
         .await?;
     Ok(leave_room::v3::Response::new())
 }
@@ -127,7 +127,7 @@ async fn invite(
     let (room, user): (&RoomId, _) = (&request.room_id, &invitee.user_id);
     services
         .lifecycle
-        .invite(&requester, room, user, invitee.reason)
+        .invite(&requester, room, user, with(invitee.reason))
         .await?;
     Ok(invite_user::v3::Response::new())
 }
@@ -149,7 +149,7 @@ async fn kick(
     let (room, user) = (&request.room_id, &request.user_id);
     services
         .lifecycle
-        .kick(&requester, room, user, request.reason)
+        .kick(&requester, room, user, with(request.reason))
         .await?;
     Ok(kick_user::v3::Response::new())
 }
@@ -163,7 +163,7 @@ async fn ban(
     let (room, user) = (&request.room_id, &request.user_id);
     services
         .lifecycle
-        .ban(&requester, room, user, request.reason)
+        .ban(&requester, room, user, with(request.reason))
         .await?;
     Ok(ban_user::v3::Response::new())
 }
@@ -177,7 +177,7 @@ async fn unban(
     let (room, user) = (&request.room_id, &request.user_id);
     services
         .lifecycle
-        .unban(&requester, room, user, request.reason)
+        .unban(&requester, room, user, with(request.reason))
         .await?;
     Ok(unban_user::v3::Response::new())
 }

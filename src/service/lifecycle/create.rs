@@ -59,14 +59,24 @@ impl Lifecycle {
                 "This server has no identity server to invite by e-mail or phone; invite by user id",
             ));
         }
-        if request.invite.len() > MAX_INVITES {
+        let initial: Vec<Initial> = request
+            .initial_state
+            .iter()
+            .map(|raw| read(raw.json(), "initial_state"))
+            .collect::<Result<_>>()?;
+        let members = initial
+            .iter()
+            .filter(|initial| initial.event_type == StateEventType::RoomMember)
+            .filter_map(|initial| UserId::parse(&initial.state_key).ok());
+        let invited: Vec<OwnedUserId> = request.invite.iter().cloned().chain(members).collect();
+        if invited.len() > MAX_INVITES {
             return Err(Error::invalid_param(format!(
                 "At most {MAX_INVITES} users can be invited at once"
             )));
         }
         self.limits
             .check(Kind::Message, requester.user_id.as_str())?;
-        for user in &request.invite {
+        for user in &invited {
             self.check_reachable(user)?;
             self.limits
                 .check(Kind::Invite, requester.user_id.as_str())?;
@@ -97,6 +107,7 @@ impl Lifecycle {
             preset: &preset,
             rules,
             alias: alias.as_ref(),
+            initial: &initial,
         };
         run.add_create(create).map_err(contradiction)?;
         self.add_first_events(&mut run, &plan)?;
@@ -156,11 +167,10 @@ impl Lifecycle {
         for (event_type, content) in plan.events()? {
             first.push((event_type, String::new(), content));
         }
-        for raw in &plan.request.initial_state {
-            let initial: Initial = read(raw.json(), "initial_state")?;
+        for initial in plan.initial {
             first.push((
-                initial.event_type,
-                initial.state_key,
+                initial.event_type.clone(),
+                initial.state_key.clone(),
                 object(initial.content.get())?,
             ));
         }
@@ -193,6 +203,7 @@ struct Plan<'a> {
     preset: &'a RoomPreset,
     rules: &'a AuthorizationRules,
     alias: Option<&'a OwnedRoomAliasId>,
+    initial: &'a [Initial],
 }
 
 impl Plan<'_> {
@@ -220,21 +231,14 @@ impl Plan<'_> {
         ];
         for (event_type, value) in defaults {
             // What the client sets itself would only overrule this.
-            if !self.sets(&event_type)? {
+            let is_set = |initial: &Initial| {
+                initial.event_type == event_type && initial.state_key.is_empty()
+            };
+            if !self.initial.iter().any(is_set) {
                 events.push((event_type, content(&value)?));
             }
         }
         Ok(events)
-    }
-
-    fn sets(&self, wanted: &StateEventType) -> Result<bool> {
-        for raw in &self.request.initial_state {
-            let initial: Initial = read(raw.json(), "initial_state")?;
-            if initial.event_type == *wanted && initial.state_key.is_empty() {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 
     /// The events after the initial state.

@@ -42,7 +42,10 @@ impl Lifecycle {
             matches!(membership, Join | Invite | Knock)
         };
         for room in self.rooms_of(requester.nid, is_there)? {
-            if let Err(error) = self.leave(requester, &room, None).await {
+            if let Err(error) = self
+                .leave(requester, &room, CanonicalJsonObject::new())
+                .await
+            {
                 if error.is_internal() {
                     return Err(error);
                 }

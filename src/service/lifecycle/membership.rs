@@ -2,7 +2,8 @@
 
 use http::StatusCode;
 use ruma::{
-    CanonicalJsonObject, OwnedRoomId, RoomAliasId, RoomId, RoomOrAliasId, UserId,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, RoomAliasId, RoomId,
+    RoomOrAliasId, UserId,
     events::{
         StateEventType,
         room::{guest_access::GuestAccess, member::MembershipState},
@@ -25,6 +26,9 @@ use crate::{
     },
 };
 
+/// The member of a content that says who has let somebody in.
+const AUTHORISED_BY: &str = "join_authorised_via_users_server";
+
 #[derive(Deserialize)]
 struct GuestAccessContent {
     guest_access: GuestAccess,
@@ -45,7 +49,7 @@ impl Lifecycle {
             .ok_or_else(|| Error::not_found("The room alias"))
     }
 
-    /// Joins a room.
+    /// Joins a room. What `custom` does not say is taken from the user's profile.
     ///
     /// # Errors
     /// 403 when the room's rules say no, 404 when this node does not know the room.
@@ -53,39 +57,37 @@ impl Lifecycle {
         &self,
         requester: &Requester,
         room: &RoomId,
-        reason: Option<String>,
         custom: CanonicalJsonObject,
-    ) -> Result<()> {
+    ) -> Result<OwnedEventId> {
         self.limits.check(Kind::Join, requester.user_id.as_str())?;
         let mut guard = self.rooms.lock(room).await?;
         let head = guard.head();
-        let before = self.membership(head, requester.nid)?;
-        if before == MembershipState::Join && custom.is_empty() {
+        let present = ROOM_MEMBERS.get(&self.store.latest(), &(head.nid, requester.nid))?;
+        let before = present
+            .as_ref()
+            .map_or(MembershipState::Leave, |row| row.membership.clone());
+        if let Some(row) = present
+            && before == MembershipState::Join
+            && !custom.contains_key("membership")
+        {
+            let event = self.rooms.event(&self.store.latest(), row.event)?;
             drop(guard);
-            return self.settle().await;
+            self.settle().await?;
+            return Ok(event.event.header.id.clone());
         }
         if requester.guest {
             self.check_guest(head)?;
         }
-        let mut content = custom;
-        content.extend(self.profile(&self.store.latest(), &requester.user_id)?);
+        let mut content = self.profile(&self.store.latest(), &requester.user_id)?;
+        content.extend(custom);
         if before != MembershipState::Join
             && let Some(by) = self.authorised_by(head, requester, &before)?
         {
-            content.insert(
-                "join_authorised_via_users_server".to_owned(),
-                by.to_string().into(),
-            );
+            content.insert(AUTHORISED_BY.to_owned(), by.to_string().into());
         }
-        self.change(
-            guard,
-            requester,
-            &requester.user_id,
-            MembershipState::Join,
-            reason,
-            content,
-        )
-        .await
+        let target = &*requester.user_id;
+        self.change(guard, requester, target, MembershipState::Join, content)
+            .await
     }
 
     /// Asks to be let into a room.
@@ -96,23 +98,18 @@ impl Lifecycle {
         &self,
         requester: &Requester,
         room: &RoomId,
-        reason: Option<String>,
-    ) -> Result<()> {
+        custom: CanonicalJsonObject,
+    ) -> Result<OwnedEventId> {
         self.limits.check(Kind::Join, requester.user_id.as_str())?;
         let guard = self.rooms.lock(room).await?;
-        let profile = self.profile(&self.store.latest(), &requester.user_id)?;
-        self.change(
-            guard,
-            requester,
-            &requester.user_id,
-            MembershipState::Knock,
-            reason,
-            profile,
-        )
-        .await
+        let mut content = self.profile(&self.store.latest(), &requester.user_id)?;
+        content.extend(custom);
+        let target = &*requester.user_id;
+        self.change(guard, requester, target, MembershipState::Knock, content)
+            .await
     }
 
-    /// Leaves a room, declines an invite or takes back a knock.
+    /// Leaves a room, declines an invite or takes back a knock. Who is out already stays so.
     ///
     /// # Errors
     /// 403 when the user has nothing to do with the room.
@@ -120,24 +117,22 @@ impl Lifecycle {
         &self,
         requester: &Requester,
         room: &RoomId,
-        reason: Option<String>,
-    ) -> Result<()> {
+        custom: CanonicalJsonObject,
+    ) -> Result<OwnedEventId> {
         let mut guard = self.rooms.lock_known(requester, room).await?;
-        let membership = self.membership(guard.head(), requester.nid)?;
-        if membership == MembershipState::Leave {
+        let key = (guard.head().nid, requester.nid);
+        let view = self.store.latest();
+        if let Some(row) = ROOM_MEMBERS.get(&view, &key)?
+            && row.membership == MembershipState::Leave
+        {
+            let event = self.rooms.event(&view, row.event)?;
             drop(guard);
-            return self.settle().await;
+            self.settle().await?;
+            return Ok(event.event.header.id.clone());
         }
         let target = &*requester.user_id;
-        self.change(
-            guard,
-            requester,
-            target,
-            MembershipState::Leave,
-            reason,
-            CanonicalJsonObject::new(),
-        )
-        .await
+        self.change(guard, requester, target, MembershipState::Leave, custom)
+            .await
     }
 
     /// Invites somebody.
@@ -149,23 +144,17 @@ impl Lifecycle {
         requester: &Requester,
         room: &RoomId,
         target: &UserId,
-        reason: Option<String>,
-    ) -> Result<()> {
+        custom: CanonicalJsonObject,
+    ) -> Result<OwnedEventId> {
         self.check_reachable(target)?;
         self.limits
             .check(Kind::Invite, requester.user_id.as_str())?;
         self.limits.check(Kind::Invited, target.as_str())?;
         let guard = self.rooms.lock_for(requester, room).await?;
-        let profile = self.profile(&self.store.latest(), target)?;
-        self.change(
-            guard,
-            requester,
-            target,
-            MembershipState::Invite,
-            reason,
-            profile,
-        )
-        .await
+        let mut content = self.profile(&self.store.latest(), target)?;
+        content.extend(custom);
+        self.change(guard, requester, target, MembershipState::Invite, content)
+            .await
     }
 
     /// Sends somebody out of the room.
@@ -177,22 +166,15 @@ impl Lifecycle {
         requester: &Requester,
         room: &RoomId,
         target: &UserId,
-        reason: Option<String>,
-    ) -> Result<()> {
+        custom: CanonicalJsonObject,
+    ) -> Result<OwnedEventId> {
         let mut guard = self.rooms.lock_for(requester, room).await?;
         let before = self.membership_of(guard.head(), target)?;
         if matches!(before, MembershipState::Leave | MembershipState::Ban) {
             return Err(Error::forbidden(format!("{target} is not in the room")));
         }
-        self.change(
-            guard,
-            requester,
-            target,
-            MembershipState::Leave,
-            reason,
-            CanonicalJsonObject::new(),
-        )
-        .await
+        self.change(guard, requester, target, MembershipState::Leave, custom)
+            .await
     }
 
     /// Bans somebody, who need not be in the room.
@@ -204,19 +186,13 @@ impl Lifecycle {
         requester: &Requester,
         room: &RoomId,
         target: &UserId,
-        reason: Option<String>,
-    ) -> Result<()> {
+        custom: CanonicalJsonObject,
+    ) -> Result<OwnedEventId> {
         let guard = self.rooms.lock_for(requester, room).await?;
-        let profile = self.profile(&self.store.latest(), target)?;
-        self.change(
-            guard,
-            requester,
-            target,
-            MembershipState::Ban,
-            reason,
-            profile,
-        )
-        .await
+        let mut content = self.profile(&self.store.latest(), target)?;
+        content.extend(custom);
+        self.change(guard, requester, target, MembershipState::Ban, content)
+            .await
     }
 
     /// Lifts a ban.
@@ -228,21 +204,14 @@ impl Lifecycle {
         requester: &Requester,
         room: &RoomId,
         target: &UserId,
-        reason: Option<String>,
-    ) -> Result<()> {
+        custom: CanonicalJsonObject,
+    ) -> Result<OwnedEventId> {
         let mut guard = self.rooms.lock_for(requester, room).await?;
         if self.membership_of(guard.head(), target)? != MembershipState::Ban {
             return Err(Error::forbidden(format!("{target} is not banned")));
         }
-        self.change(
-            guard,
-            requester,
-            target,
-            MembershipState::Leave,
-            reason,
-            CanonicalJsonObject::new(),
-        )
-        .await
+        self.change(guard, requester, target, MembershipState::Leave, custom)
+            .await
     }
 
     /// Forgets a room that the user has left.
@@ -277,31 +246,77 @@ impl Lifecycle {
         Ok(self.store.durable(committed.position).await?)
     }
 
-    /// Writes a member event and waits until it is safe.
+    /// Sets a membership as the piece of state that it is, by the same ways as the endpoints for each change.
+    ///
+    /// # Errors
+    /// 400 when it is no membership, else as those ways.
+    pub(super) async fn set_membership(
+        &self,
+        requester: &Requester,
+        room: &RoomId,
+        target: &str,
+        mut custom: CanonicalJsonObject,
+    ) -> Result<OwnedEventId> {
+        let target = UserId::parse(target)
+            .map_err(|e| Error::bad_json(format!("The state key must be a user id: {e}")))?;
+        let membership = custom
+            .get("membership")
+            .and_then(CanonicalJsonValue::as_str)
+            .map(MembershipState::from)
+            .ok_or_else(|| Error::bad_json("`membership` must be a text"))?;
+        // Who lets somebody in is for the node to say.
+        custom.remove(AUTHORISED_BY);
+        let is_own = target == requester.user_id;
+        match membership {
+            MembershipState::Join if is_own => self.join(requester, room, custom).await,
+            MembershipState::Knock if is_own => self.knock(requester, room, custom).await,
+            MembershipState::Leave if is_own => self.leave(requester, room, custom).await,
+            MembershipState::Leave => {
+                let mut guard = self.rooms.lock_for(requester, room).await?;
+                let before = self.membership_of(guard.head(), &target)?;
+                drop(guard);
+                if before == MembershipState::Ban {
+                    self.unban(requester, room, &target, custom).await
+                } else {
+                    self.kick(requester, room, &target, custom).await
+                }
+            }
+            MembershipState::Invite => self.invite(requester, room, &target, custom).await,
+            MembershipState::Ban => self.ban(requester, room, &target, custom).await,
+            MembershipState::Join | MembershipState::Knock => Err(Error::forbidden(
+                "Nobody can join or knock for somebody else",
+            )),
+            _ => Err(Error::bad_json(format!(
+                "There is no membership {membership}"
+            ))),
+        }
+    }
+
+    /// Writes a member event, unless it says what is so already, and waits until it is safe.
     async fn change(
         &self,
         mut guard: RoomGuard,
         requester: &Requester,
         target: &UserId,
         membership: MembershipState,
-        reason: Option<String>,
         mut content: CanonicalJsonObject,
-    ) -> Result<()> {
+    ) -> Result<OwnedEventId> {
         content.insert("membership".to_owned(), membership.to_string().into());
-        if let Some(reason) = reason {
-            content.insert("reason".to_owned(), reason.into());
-        }
-        let mut run = Run::new(&self.rooms, guard.head());
-        let key = target.as_str();
-        run.add(NewEvent::state(
-            &requester.user_id,
-            StateEventType::RoomMember,
-            key,
-            content,
-        ))?;
-        run.commit(|_| Ok(()))?;
+        let kind = StateEventType::RoomMember;
+        let event = NewEvent::state(&requester.user_id, kind, target.as_str(), content);
+        let head = guard.head();
+        let id = match self.as_it_is(head, &event)? {
+            Some(id) => id,
+            None => {
+                let mut run = Run::new(&self.rooms, head);
+                let id = run.add(event)?;
+                run.commit(|_| Ok(()))?;
+                id
+            }
+        };
         drop(guard);
-        self.settle().await
+        self.settle().await?;
+        Ok(id)
     }
 
     pub(super) fn membership(&self, head: &RoomHead, user: UserNid) -> Result<MembershipState> {

@@ -31,16 +31,21 @@ impl Lifecycle {
         requester: &Requester,
         room: &RoomId,
         event_type: TimelineEventType,
-        content: CanonicalJsonObject,
+        mut content: CanonicalJsonObject,
         txn_id: &str,
     ) -> Result<OwnedEventId> {
+        let redacts = if event_type == TimelineEventType::RoomRedaction {
+            Some(redacted(&mut content)?)
+        } else {
+            None
+        };
         let scope = format!("send/{event_type}");
         let event = NewEvent {
             sender: requester.user_id.clone(),
             event_type,
             state_key: None,
             content,
-            redacts: None,
+            redacts,
             transaction: transaction(requester, scope, txn_id),
         };
         self.send(requester, room, event).await
@@ -82,6 +87,11 @@ impl Lifecycle {
         state_key: &str,
         content: CanonicalJsonObject,
     ) -> Result<OwnedEventId> {
+        if event_type == StateEventType::RoomMember {
+            return self
+                .set_membership(requester, room, state_key, content)
+                .await;
+        }
         let event = NewEvent::state(&requester.user_id, event_type, state_key, content);
         self.send(requester, room, event).await
     }
@@ -94,9 +104,18 @@ impl Lifecycle {
     ) -> Result<OwnedEventId> {
         self.limits
             .check(Kind::Message, requester.user_id.as_str())?;
+        // Whoever repeats a request is answered as before, also when they could not make it any more.
+        if let Some(id) = self.repeated(requester, room, &event)? {
+            self.settle().await?;
+            return Ok(id);
+        }
         let mut guard = self.rooms.lock_for(requester, room).await?;
         let head = guard.head();
-        let id = match self.already_there(requester, head, &event)? {
+        let present = match self.repeated(requester, room, &event)? {
+            Some(id) => Some(id),
+            None => self.as_it_is(head, &event)?,
+        };
+        let id = match present {
             Some(id) => id,
             None => {
                 self.check_content(head, &event)?;
@@ -111,41 +130,47 @@ impl Lifecycle {
         Ok(id)
     }
 
-    /// The event that an earlier, equal request has made.
-    fn already_there(
+    /// The event that the same transaction has made.
+    fn repeated(
         &self,
         requester: &Requester,
-        head: &RoomHead,
+        room: &RoomId,
         event: &NewEvent,
     ) -> Result<Option<OwnedEventId>> {
-        let view = self.store.latest();
-        if let Some(transaction) = &event.transaction {
-            let device = transaction.origin.device_id.as_str();
-            let key = (requester.nid, device, head.nid, transaction.key());
-            let Some(row) = TRANSACTIONS.get(&view, &key)? else {
-                return Ok(None);
-            };
-            let made = self.rooms.event(&view, row.event)?;
-            return Ok(Some(made.event.header.id.clone()));
-        }
-        let Some(state_key) = &event.state_key else {
-            return Ok(None);
-        };
-        let event_type = event.event_type.to_string();
-        let Some(present) = self
-            .rooms
-            .entry(&view, &head.state, &event_type, state_key)?
+        let (Some(transaction), Some(room)) = (&event.transaction, self.store.find_room(room)?)
         else {
             return Ok(None);
         };
-        let same = present.event.header.sender == event.sender
-            && present
-                .event
-                .content_as::<CanonicalJsonObject>()
-                .ok()
-                .as_ref()
-                == Some(&event.content);
-        Ok(same.then(|| present.event.header.id.clone()))
+        let device = transaction.origin.device_id.as_str();
+        let key = (requester.nid, device, room, transaction.key());
+        let view = self.store.latest();
+        let Some(row) = TRANSACTIONS.get(&view, &key)? else {
+            return Ok(None);
+        };
+        let made = self.rooms.event(&view, row.event)?;
+        Ok(Some(made.event.header.id.clone()))
+    }
+
+    /// The state event that says the same already, by the same user.
+    pub(super) fn as_it_is(
+        &self,
+        head: &RoomHead,
+        event: &NewEvent,
+    ) -> Result<Option<OwnedEventId>> {
+        let Some(state_key) = &event.state_key else {
+            return Ok(None);
+        };
+        let view = self.store.latest();
+        let event_type = event.event_type.to_string();
+        let present = self
+            .rooms
+            .entry(&view, &head.state, &event_type, state_key)?;
+        let same = present.filter(|present| {
+            let content = present.event.content_as::<CanonicalJsonObject>();
+            present.event.header.sender == event.sender
+                && content.is_ok_and(|content| content == event.content)
+        });
+        Ok(same.map(|same| same.event.header.id.clone()))
     }
 
     /// What the authorization rules leave to us.
@@ -153,8 +178,18 @@ impl Lifecycle {
         if let Some(target) = &event.redacts {
             let view = self.store.latest();
             let found = self.rooms.find_event(&view, target)?;
-            if found.is_none_or(|found| found.event.header.room_id != head.id) {
-                return Err(Error::not_found("The event to redact"));
+            let found = found.filter(|found| found.event.header.room_id == head.id);
+            let found = found.ok_or_else(|| Error::not_found("The event to redact"))?;
+            let kind = &found.event.header.event_type;
+            if found.event.is_state()
+                && matches!(
+                    kind,
+                    TimelineEventType::RoomCreate | TimelineEventType::RoomServerAcl
+                )
+            {
+                return Err(Error::forbidden(format!(
+                    "A room can not do without its {kind}"
+                )));
             }
         }
         if event.state_key.is_none() {
@@ -231,9 +266,11 @@ impl Lifecycle {
         let main = content
             .get("alias")
             .filter(|alias| **alias != CanonicalJsonValue::Null);
-        let others = content
-            .get("alt_aliases")
-            .and_then(CanonicalJsonValue::as_array);
+        let others = match content.get("alt_aliases") {
+            None => None,
+            Some(CanonicalJsonValue::Array(aliases)) => Some(aliases),
+            Some(_) => return Err(Error::invalid_param("`alt_aliases` must be a list")),
+        };
         let view = self.store.latest();
         let before = self
             .rooms
@@ -259,6 +296,16 @@ impl Lifecycle {
         }
         Ok(())
     }
+}
+
+/// Takes the event that a redaction is for out of its content; each room version has its own place for it.
+fn redacted(content: &mut CanonicalJsonObject) -> Result<OwnedEventId> {
+    let target = content.remove("redacts");
+    target
+        .as_ref()
+        .and_then(CanonicalJsonValue::as_str)
+        .and_then(|id| EventId::parse(id).ok())
+        .ok_or_else(|| Error::bad_json("`redacts` must name the event to redact"))
 }
 
 fn transaction(requester: &Requester, scope: String, txn_id: &str) -> Option<Transaction> {

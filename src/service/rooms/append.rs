@@ -67,7 +67,8 @@ pub struct Transaction {
 impl Transaction {
     /// What names it among all transactions of the device.
     pub fn key(&self) -> String {
-        format!("{}/{}", self.scope, self.origin.txn_id)
+        // Both may contain any character, so the length says where one ends.
+        format!("{}/{}/{}", self.scope.len(), self.scope, self.origin.txn_id)
     }
 }
 

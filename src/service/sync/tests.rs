@@ -158,18 +158,26 @@ async fn something_happens(
             let value = content(json!({ "value": step.to_string() }));
             let _ = lifecycle.send_state(who, room, kind, &key, value).await;
         }
-        8 | 9 => drop(
+        8 | 9 => drop(lifecycle.join(who, room, CanonicalJsonObject::new()).await),
+        10 => drop(lifecycle.leave(who, room, CanonicalJsonObject::new()).await),
+        11 => drop(
             lifecycle
-                .join(who, room, None, CanonicalJsonObject::new())
+                .invite(who, room, &whom.user_id, CanonicalJsonObject::new())
                 .await,
         ),
-        10 => drop(lifecycle.leave(who, room, None).await),
-        11 => drop(lifecycle.invite(who, room, &whom.user_id, None).await),
-        12 => drop(lifecycle.kick(who, room, &whom.user_id, None).await),
+        12 => drop(
+            lifecycle
+                .kick(who, room, &whom.user_id, CanonicalJsonObject::new())
+                .await,
+        ),
         _ => {
-            let ban = lifecycle.ban(who, room, &whom.user_id, None).await;
+            let ban = lifecycle
+                .ban(who, room, &whom.user_id, CanonicalJsonObject::new())
+                .await;
             if ban.is_err() {
-                let _ = lifecycle.unban(who, room, &whom.user_id, None).await;
+                let _ = lifecycle
+                    .unban(who, room, &whom.user_id, CanonicalJsonObject::new())
+                    .await;
             }
         }
     }
@@ -305,7 +313,7 @@ async fn a_waiting_sync_is_woken_by_what_happens() {
         let custom = CanonicalJsonObject::new();
         node.services
             .lifecycle
-            .join(&ann, &room, None, custom)
+            .join(&ann, &room, custom)
             .await
             .unwrap();
     };

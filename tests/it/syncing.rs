@@ -1,0 +1,541 @@
+//! "Syncing".
+
+use serde_json::{Value, json};
+
+use crate::{
+    room::{Room, ids},
+    server::{TestServer, ok, refused, text},
+    stream::{Stream, bodies, events, members, types},
+};
+
+#[tokio::test]
+async fn the_first_answer_tells_all_and_the_next_what_is_new() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = Room::new(&alice, "shared").await;
+    room.does(&bob, "join").await;
+    for number in 0..12 {
+        room.say(&alice, &number.to_string()).await;
+    }
+    let mut stream = Stream::new(&bob);
+    let first = stream.joined(&room).await;
+    assert_eq!(events(&first, "timeline").len(), 10, "the usual limit");
+    assert_eq!(first["timeline"]["limited"], true);
+    let state = types(&first, "state");
+    for kind in ["m.room.create", "m.room.power_levels", "m.room.join_rules"] {
+        assert!(state.contains(&kind.to_owned()), "{kind}: {state:?}");
+    }
+    assert_eq!(members(&first, "state"), [&*alice.user_id, &*bob.user_id]);
+    assert_eq!(stream.next().await["rooms"], Value::Null);
+
+    room.set(&alice, "m.room.topic", json!({ "topic": "a" }))
+        .await;
+    room.say(&alice, "news").await;
+    let part = stream.joined(&room).await;
+    assert_eq!(types(&part, "timeline"), ["m.room.topic", "m.room.message"]);
+    assert_eq!(part["timeline"]["limited"], false);
+    assert_eq!(events(&part, "state").len(), 0, "the timeline tells it");
+    assert!(text(&part["timeline"], "prev_batch").starts_with(|c: char| c.is_ascii_alphabetic()));
+    let told = &events(&part, "timeline")[1];
+    assert_eq!(told["room_id"], Value::Null, "it is said once, outside");
+    assert_eq!(told["sender"], alice.user_id);
+    assert!(told["origin_server_ts"].is_u64() && told["unsigned"]["age"].is_i64());
+}
+
+#[tokio::test]
+async fn a_gap_is_filled_exactly() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = Room::new(&alice, "shared").await;
+    room.does(&bob, "join").await;
+    let filter = json!({ "room": { "timeline": { "limit": 3 } } });
+    let mut stream = Stream::filtered(&bob, &filter);
+    stream.next().await;
+    let since = stream.since.clone().expect("a token");
+    let mut said = Vec::new();
+    for number in 0..8 {
+        said.push(room.say(&alice, &number.to_string()).await);
+    }
+    let topic = json!({ "topic": "in the gap" });
+    let topic = room.set(&alice, "m.room.topic", topic).await;
+    said.push(topic.clone());
+    for number in 8..11 {
+        said.push(room.say(&alice, &number.to_string()).await);
+    }
+    let part = stream.joined(&room).await;
+    assert_eq!(part["timeline"]["limited"], true);
+    assert_eq!(bodies(&part, "timeline"), ["8", "9", "10"]);
+    assert_eq!(
+        ids(&part["state"]["events"]),
+        [topic],
+        "what changed in the gap"
+    );
+    let prev = text(&part["timeline"], "prev_batch");
+    let path = format!("messages?dir=b&from={prev}&to={since}&limit=100");
+    let page = ok(room.get(&bob, &path).await);
+    let mut all = ids(&page["chunk"]);
+    all.reverse();
+    all.extend(ids(&part["timeline"]["events"]));
+    assert_eq!(all, said);
+    // As many as there are is no gap.
+    for number in 11..14 {
+        room.say(&alice, &number.to_string()).await;
+    }
+    let part = stream.joined(&room).await;
+    assert_eq!(part["timeline"]["limited"], false);
+    assert_eq!(bodies(&part, "timeline"), ["11", "12", "13"]);
+}
+
+#[tokio::test]
+async fn a_timeline_without_events_has_a_place_too() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = Room::new(&alice, "shared").await;
+    room.does(&bob, "join").await;
+    let said = room.say(&alice, "hello").await;
+    let filter = json!({ "room": { "timeline": { "limit": 0 } } });
+    let part = Stream::filtered(&bob, &filter).joined(&room).await;
+    assert_eq!(events(&part, "timeline").len(), 0);
+    let prev = text(&part["timeline"], "prev_batch");
+    let page = ok(room
+        .get(&bob, &format!("messages?dir=b&limit=1&from={prev}"))
+        .await);
+    assert_eq!(ids(&page["chunk"]), [&*said]);
+    assert_eq!(members(&part, "state"), [&*alice.user_id, &*bob.user_id]);
+
+    let mut stream = Stream::begun(&bob).await;
+    let path = room
+        .path("typing/")
+        .replace("typing/", &format!("typing/{}", alice.user_id));
+    ok(alice
+        .put(&path, json!({ "typing": true, "timeout": 10_000 }))
+        .await);
+    let part = stream.joined(&room).await;
+    assert_eq!(types(&part, "ephemeral"), ["m.typing"]);
+    assert_eq!(part["timeline"]["limited"], false);
+    let prev = text(&part["timeline"], "prev_batch");
+    let page = ok(room
+        .get(&bob, &format!("messages?dir=b&limit=1&from={prev}"))
+        .await);
+    assert_eq!(ids(&page["chunk"]), [&*said]);
+}
+
+#[tokio::test]
+async fn only_the_sending_device_knows_its_transaction() {
+    let server = TestServer::new();
+    let alice = server.register("alice").await;
+    let (phone, bob) = (server.log_in("alice").await, server.register("bob").await);
+    let room = Room::new(&alice, "shared").await;
+    room.does(&bob, "join").await;
+    let mut streams = Vec::new();
+    for who in [&alice, &phone, &bob] {
+        streams.push(Stream::begun(who).await);
+    }
+    ok(room
+        .put(&alice, "send/m.room.message/mine", json!({ "body": "a" }))
+        .await);
+    let mut told = Vec::new();
+    for stream in &mut streams {
+        let part = stream.joined(&room).await;
+        told.push(events(&part, "timeline")[0]["unsigned"]["transaction_id"].clone());
+    }
+    assert_eq!(told, [json!("mine"), Value::Null, Value::Null]);
+}
+
+#[tokio::test]
+async fn state_tells_what_it_replaces() {
+    let server = TestServer::new();
+    let alice = server.register("alice").await;
+    let room = Room::new(&alice, "shared").await;
+    let mut stream = Stream::begun(&alice).await;
+    let first = room
+        .set(&alice, "m.room.topic", json!({ "topic": "a" }))
+        .await;
+    room.set(&alice, "m.room.topic", json!({ "topic": "b" }))
+        .await;
+    let part = stream.joined(&room).await;
+    let told = events(&part, "timeline");
+    assert_eq!(told[0]["unsigned"]["replaces_state"], Value::Null);
+    assert_eq!(told[0]["unsigned"]["prev_content"], Value::Null);
+    assert_eq!(told[1]["unsigned"]["replaces_state"], first);
+    assert_eq!(told[1]["unsigned"]["prev_content"], json!({ "topic": "a" }));
+    assert_eq!(told[1]["unsigned"]["prev_sender"], alice.user_id);
+}
+
+#[tokio::test]
+async fn state_after_the_timeline() {
+    let server = TestServer::new();
+    let alice = server.register("alice").await;
+    let room = Room::new(&alice, "shared").await;
+    for (parameter, name) in [
+        ("use_state_after=true", "state_after"),
+        (
+            "org.matrix.msc4222.use_state_after=true",
+            "org.matrix.msc4222.state_after",
+        ),
+    ] {
+        let mut stream = Stream::new(&alice);
+        stream.also(parameter);
+        let part = stream.joined(&room).await;
+        assert_eq!(part["state"], Value::Null);
+        assert!(types(&part, name).contains(&"m.room.create".to_owned()));
+        let topic = room
+            .set(&alice, "m.room.topic", json!({ "topic": parameter }))
+            .await;
+        let part = stream.joined(&room).await;
+        assert_eq!(ids(&part[name]["events"]), [&*topic]);
+        assert_eq!(ids(&part["timeline"]["events"]), [&*topic]);
+        room.say(&alice, "hello").await;
+        let part = stream.joined(&room).await;
+        assert_eq!(events(&part, name).len(), 0);
+    }
+}
+
+#[tokio::test]
+async fn full_state_tells_it_all_again() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = Room::new(&alice, "shared").await;
+    let invited = Room::create(&bob, json!({ "invite": [alice.user_id] })).await;
+    let mut stream = Stream::begun(&alice).await;
+    stream.also("full_state=true");
+    for _ in 0..2 {
+        let answer = stream.next().await;
+        let part = &answer["rooms"]["join"][&room.0];
+        assert_eq!(events(part, "timeline").len(), 0);
+        assert!(types(part, "state").contains(&"m.room.create".to_owned()));
+        assert!(answer["rooms"]["invite"][&invited.0].is_object());
+    }
+}
+
+#[tokio::test]
+async fn an_invite_shows_little() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let carol = server.register("carol").await;
+    let mut stream = Stream::begun(&bob).await;
+    let wish = json!({
+        "name": "Name", "topic": "Topic", "room_alias_name": "alias",
+        "initial_state": [
+            { "type": "m.room.avatar", "content": { "url": "mxc://localhost/a" } },
+            { "type": "org.example.secret", "content": { "secret": 1 } },
+        ],
+        "invite": [carol.user_id, bob.user_id],
+    });
+    let room = Room::create(&alice, wish).await;
+    let answer = stream.next().await;
+    let invite = &answer["rooms"]["invite"][&room.0];
+    let state = types(invite, "invite_state");
+    for kind in [
+        "m.room.create",
+        "m.room.name",
+        "m.room.topic",
+        "m.room.avatar",
+        "m.room.canonical_alias",
+        "m.room.join_rules",
+    ] {
+        assert!(state.contains(&kind.to_owned()), "{kind}: {state:?}");
+    }
+    assert!(!answer.to_string().contains("secret"));
+    assert_eq!(
+        members(invite, "invite_state"),
+        [&*alice.user_id, &*bob.user_id]
+    );
+    for event in events(invite, "invite_state") {
+        let mut names: Vec<_> = event.as_object().expect("an event").keys().collect();
+        names.sort();
+        names.retain(|name| *name != "origin_server_ts" && *name != "event_id");
+        assert_eq!(names, ["content", "sender", "state_key", "type"]);
+    }
+    assert_eq!(answer["rooms"]["join"], Value::Null);
+    assert_eq!(stream.next().await["rooms"], Value::Null, "told once");
+    let again = Stream::new(&bob).next().await;
+    assert!(again["rooms"]["invite"][&room.0].is_object());
+    refused(room.get(&bob, "messages?dir=b").await, 403, "M_FORBIDDEN");
+
+    // Declined, it is gone; and what else is in the room stays unknown.
+    room.does(&bob, "leave").await;
+    let left = stream.left(&room).await;
+    assert_eq!(types(&left, "timeline"), ["m.room.member"]);
+    assert_eq!(events(&left, "state").len(), 0, "{left}");
+    assert_eq!(Stream::new(&bob).next().await["rooms"], Value::Null);
+}
+
+#[tokio::test]
+async fn who_was_never_in_the_room_learns_nothing_by_leaving_it() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let wish = json!({
+        "room_version": "11",
+        "name": "Name",
+        "topic": "secret",
+        "initial_state": [{ "type": "m.room.join_rules", "content": { "join_rule": "knock" } }],
+    });
+    let room = Room::create(&alice, wish).await;
+    let knock = format!("/_matrix/client/v3/knock/{}", room.0);
+    for (parameter, state) in [("a=b", "state"), ("use_state_after=true", "state_after")] {
+        for denied in [false, true] {
+            let mut stream = Stream::begun(&bob).await;
+            stream.also(parameter);
+            ok(bob.post(&knock, json!({})).await);
+            let answer = stream.next().await;
+            let knocked = &answer["rooms"]["knock"][&room.0];
+            assert_eq!(members(knocked, "knock_state"), [&*bob.user_id]);
+            room.say(&alice, "secret").await;
+            if denied {
+                room.does_to(&alice, "ban", &bob).await;
+            } else {
+                room.does(&bob, "leave").await;
+            }
+            let left = stream.left(&room).await;
+            assert_eq!(types(&left, "timeline"), ["m.room.member"]);
+            assert_eq!(events(&left, state).len(), 0, "{left}");
+            assert!(!left.to_string().contains("secret"), "{left}");
+            if denied {
+                room.does_to(&alice, "unban", &bob).await;
+            }
+            let prev = text(&left["timeline"], "prev_batch");
+            let path = format!("messages?dir=b&from={prev}");
+            refused(room.get(&bob, &path).await, 403, "M_FORBIDDEN");
+        }
+    }
+    let mut stream = Stream::filtered(&bob, &json!({ "room": { "include_leave": true } }));
+    let left = stream.left(&room).await;
+    assert!(!left.to_string().contains("secret"), "{left}");
+}
+
+#[tokio::test]
+async fn leaving_is_the_last_that_one_hears() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    for what in ["leave", "kick", "ban"] {
+        let room = Room::new(&alice, "shared").await;
+        room.does(&bob, "join").await;
+        let mut stream = Stream::begun(&bob).await;
+        room.say(&alice, "before").await;
+        room.set(&alice, "m.room.topic", json!({ "topic": "before" }))
+            .await;
+        match what {
+            "leave" => room.does(&bob, what).await,
+            _ => room.does_to(&alice, what, &bob).await,
+        }
+        room.say(&alice, "after").await;
+        room.set(&alice, "m.room.topic", json!({ "topic": "after" }))
+            .await;
+        let answer = stream.next().await;
+        assert_eq!(answer["rooms"]["join"], Value::Null);
+        let left = &answer["rooms"]["leave"][&room.0];
+        assert_eq!(
+            types(left, "timeline"),
+            ["m.room.message", "m.room.topic", "m.room.member"]
+        );
+        assert!(!left.to_string().contains("after"), "{what}: {left}");
+        assert_eq!(stream.next().await["rooms"], Value::Null, "told once");
+        assert_eq!(
+            Stream::new(&bob).next().await["rooms"]["leave"],
+            Value::Null
+        );
+        let filter = json!({ "room": { "include_leave": true, "timeline": { "limit": 1 } } });
+        for parameter in ["a=b", "use_state_after=true"] {
+            let mut archive = Stream::filtered(&bob, &filter);
+            archive.also(parameter);
+            let left = archive.left(&room).await;
+            assert_eq!(types(&left, "timeline"), ["m.room.member"]);
+            assert!(left.to_string().contains("before"), "{what}: {left}");
+            assert!(!left.to_string().contains("after\""), "{what}: {left}");
+        }
+        room.does_to(&alice, if what == "ban" { "unban" } else { "invite" }, &bob)
+            .await;
+        // Declining later does not show what has changed since.
+        if what != "ban" {
+            room.does(&bob, "leave").await;
+            for parameter in ["a=b", "use_state_after=true", "full_state=true"] {
+                let mut again = Stream::filtered(&bob, &filter);
+                again.also(parameter);
+                let left = again.left(&room).await;
+                assert!(
+                    !left.to_string().contains("\"after\""),
+                    "{parameter}: {left}"
+                );
+            }
+            let left = stream.left(&room).await;
+            assert!(!left.to_string().contains("\"after\""), "{left}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_comes_back_is_told_the_room_anew() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = Room::new(&alice, "shared").await;
+    room.does(&bob, "join").await;
+    let mut stream = Stream::begun(&bob).await;
+    let data = format!(
+        "/_matrix/client/v3/user/{}/rooms/{}/account_data/a",
+        bob.user_id, room.0
+    );
+    ok(bob.put(&data, json!({ "b": 1 })).await);
+    room.does(&bob, "leave").await;
+    stream.next().await;
+    room.set(&alice, "m.room.topic", json!({ "topic": "new" }))
+        .await;
+    for number in 0..20 {
+        room.say(&alice, &number.to_string()).await;
+    }
+    room.does(&bob, "join").await;
+    let part = stream.joined(&room).await;
+    assert_eq!(events(&part, "timeline").len(), 10);
+    assert_eq!(part["timeline"]["limited"], true);
+    assert!(types(&part, "state").contains(&"m.room.topic".to_owned()));
+    assert_eq!(types(&part, "account_data"), ["a"]);
+    // Out and in again between two syncs.
+    room.does(&bob, "leave").await;
+    room.does(&bob, "join").await;
+    let answer = stream.next().await;
+    assert!(answer["rooms"]["join"][&room.0].is_object());
+    assert_eq!(answer["rooms"]["leave"], Value::Null);
+    // In and out again.
+    room.does(&bob, "leave").await;
+    stream.next().await;
+    room.does(&bob, "join").await;
+    room.does(&bob, "leave").await;
+    let answer = stream.next().await;
+    assert_eq!(answer["rooms"]["join"], Value::Null);
+    assert!(answer["rooms"]["leave"][&room.0].is_object());
+}
+
+#[tokio::test]
+async fn tokens_are_checked() {
+    let server = TestServer::new();
+    let alice = server.register("alice").await;
+    let room = Room::new(&alice, "shared").await;
+    let first = ok(alice.get("/_matrix/client/v3/sync").await);
+    let messages = ok(room.get(&alice, "messages?dir=b").await);
+    for since in [
+        "x",
+        "s",
+        "s1x",
+        "s-1",
+        &text(&messages, "start"),
+        "s99999999999999999999999",
+    ] {
+        let path = format!("/_matrix/client/v3/sync?since={since}");
+        refused(alice.get(&path).await, 400, "M_INVALID_PARAM");
+    }
+    // A token from a time that has not come begins anew.
+    let future = "s9999999999";
+    let again = ok(alice
+        .get(&format!(
+            "/_matrix/client/v3/sync?since={future}&timeout=30000"
+        ))
+        .await);
+    assert_eq!(again["next_batch"], first["next_batch"]);
+    assert!(again["rooms"]["join"][&room.0].is_object());
+    for query in [
+        "timeout=-1",
+        "timeout=x",
+        "full_state=maybe",
+        "filter=7",
+        "filter=%7B",
+        "filter=%7B%22room%22:5%7D",
+    ] {
+        let (status, body) = alice.get(&format!("/_matrix/client/v3/sync?{query}")).await;
+        assert_eq!(status, 400, "{query}: {body}");
+    }
+    refused(
+        server.anonymous().get("/_matrix/client/v3/sync").await,
+        401,
+        "M_MISSING_TOKEN",
+    );
+}
+
+#[tokio::test]
+async fn what_is_always_told() {
+    let server = TestServer::new();
+    let alice = server.register("alice").await;
+    let mut stream = Stream::new(&alice);
+    for _ in 0..2 {
+        let answer = stream.next().await;
+        assert!(answer["device_one_time_keys_count"].is_object(), "{answer}");
+        assert!(answer["device_unused_fallback_key_types"].is_array());
+    }
+}
+
+#[tokio::test]
+async fn account_data_and_presence_come_along() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = Room::new(&alice, "shared").await;
+    room.does(&bob, "join").await;
+    let mut stream = Stream::new(&alice);
+    let first = stream.next().await;
+    assert!(
+        types(&first, "account_data").contains(&"m.push_rules".to_owned()),
+        "{first}"
+    );
+    let user = format!("/_matrix/client/v3/user/{}", alice.user_id);
+    ok(alice
+        .put(
+            &format!("{user}/account_data/org.example.a"),
+            json!({ "a": 1 }),
+        )
+        .await);
+    ok(alice
+        .put(
+            &format!("{user}/rooms/{}/account_data/org.example.b", room.0),
+            json!({ "b": 1 }),
+        )
+        .await);
+    let presence = format!("/_matrix/client/v3/presence/{}/status", bob.user_id);
+    ok(bob
+        .put(
+            &presence,
+            json!({ "presence": "online", "status_msg": "here" }),
+        )
+        .await);
+    let answer = stream.next().await;
+    assert_eq!(types(&answer, "account_data"), ["org.example.a"]);
+    let part = &answer["rooms"]["join"][&room.0];
+    assert_eq!(types(part, "account_data"), ["org.example.b"]);
+    let told = events(&answer, "presence");
+    assert!(
+        told.iter().any(|event| event["sender"] == bob.user_id
+            && event["content"]["status_msg"] == "here"),
+        "{told:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_summary_names_the_nameless() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let carol = server.register("carol").await;
+    let wish = json!({ "preset": "public_chat", "invite": [carol.user_id] });
+    let room = Room::create(&alice, wish).await;
+    let mut stream = Stream::begun(&alice).await;
+    room.does(&bob, "join").await;
+    let summary = stream.joined(&room).await["summary"].clone();
+    assert_eq!(
+        summary,
+        json!({
+            "m.heroes": [bob.user_id, carol.user_id],
+            "m.joined_member_count": 2,
+            "m.invited_member_count": 1,
+        })
+    );
+    room.say(&alice, "nothing new").await;
+    assert_eq!(stream.joined(&room).await["summary"], Value::Null);
+    room.set(&alice, "m.room.name", json!({ "name": "Name" }))
+        .await;
+    room.does(&carol, "join").await;
+    let summary = stream.joined(&room).await["summary"].clone();
+    assert_eq!(
+        summary,
+        json!({ "m.joined_member_count": 3, "m.invited_member_count": 0 })
+    );
+    // Without its name the room is called by its members again.
+    room.set(&alice, "m.room.name", json!({})).await;
+    let summary = stream.joined(&room).await["summary"].clone();
+    assert_eq!(summary["m.heroes"], json!([bob.user_id, carol.user_id]));
+}
