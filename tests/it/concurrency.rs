@@ -2,9 +2,12 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use futures_util::future::join_all;
 use serde_json::{Value, json};
-use tokio::time::timeout;
+use tokio::{
+    task::{JoinHandle, JoinSet},
+    time::timeout,
+};
+use tokio_util::task::TaskTracker;
 
 use crate::{
     room::{Room, ids},
@@ -21,21 +24,21 @@ where
     F: Future<Output = O> + Send + 'static,
     O: Send + 'static,
 {
-    let tasks: Vec<_> = items
-        .into_iter()
-        .map(|item| tokio::spawn(act(item)))
-        .collect();
-    let done = join_all(tasks).await.into_iter();
-    done.map(|done| done.expect("nothing panics")).collect()
+    let mut tasks: JoinSet<O> = items.into_iter().map(act).collect();
+    let mut done = Vec::new();
+    while let Some(one) = tasks.join_next().await {
+        done.push(one.expect("nothing panics"));
+    }
+    done
 }
 
 /// A sync that is waiting for something to happen.
-async fn waiting(who: &Client) -> tokio::task::JoinHandle<(http::StatusCode, Value)> {
+async fn waiting(who: &Client) -> JoinHandle<(http::StatusCode, Value)> {
     let first = ok(who.get("/_matrix/client/v3/sync").await);
     let since = text(&first, "next_batch");
     let who = who.clone();
     let (begins, began) = tokio::sync::oneshot::channel();
-    let waits = tokio::spawn(async move {
+    let waits = TaskTracker::new().spawn(async move {
         let path = format!("/_matrix/client/v3/sync?timeout=60000&since={since}");
         let mut request = Box::pin(who.get(&path));
         // It has looked once and found nothing when it is first pending.

@@ -2,6 +2,7 @@
 
 mod account_data;
 mod account_management;
+mod coming_and_going;
 mod concurrency;
 mod creation;
 mod devices;

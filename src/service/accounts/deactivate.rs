@@ -5,12 +5,12 @@ use ruma::api::client::uiaa::AuthData;
 use super::{
     Accounts, Requester,
     register::check_strength,
-    sessions::{delete_tokens, devices_of},
+    sessions::{delete_devices, devices_of},
 };
 use crate::{
     error::{Error, Result},
     protocol::ids::UserNid,
-    store::schema::{ACCOUNTS, AccountRow, DEVICES, PROFILES},
+    store::schema::{ACCOUNTS, AccountRow, PROFILES},
 };
 
 impl Accounts {
@@ -76,10 +76,7 @@ impl Accounts {
             let fields: Vec<_> = fields.collect::<Result<_, _>>()?;
             let committed = self.store.commit(|batch| {
                 ACCOUNTS.put(batch, &(user,), &account);
-                for (id, device) in &devices {
-                    delete_tokens(batch, device);
-                    DEVICES.delete(batch, &(user, id.as_str()));
-                }
+                delete_devices(batch, user, &devices);
                 for field in &fields {
                     PROFILES.delete(batch, &(user, field.as_str()));
                 }

@@ -20,6 +20,7 @@ use crate::{
     protocol::ids::{Position, UserNid},
     store::{
         Batch, View,
+        notify::Kinds,
         schema::{
             ACCESS_TOKENS, ACCOUNTS, AccessTokenRow, DEVICES, DeviceRow, REFRESH_TOKENS,
             RefreshTokenRow,
@@ -163,6 +164,22 @@ pub(super) fn delete_tokens(batch: &mut Batch<'_>, device: &DeviceRow) {
         .flatten()
     {
         REFRESH_TOKENS.delete(batch, &(hash,));
+    }
+}
+
+/// Deletes devices with their tokens, and wakes those who wait in their name.
+pub(super) fn delete_devices(
+    batch: &mut Batch<'_>,
+    user: UserNid,
+    devices: &[(String, DeviceRow)],
+) {
+    for (id, device) in devices {
+        delete_tokens(batch, device);
+        DEVICES.delete(batch, &(user, id.as_str()));
+    }
+    if !devices.is_empty() {
+        let position = batch.position();
+        batch.touch_user(position, user, None, Kinds::DEVICES);
     }
 }
 
@@ -368,10 +385,7 @@ impl Accounts {
             let mut devices = devices_of(&self.store.latest(), user)?;
             devices.retain(|(id, _)| which(id));
             let committed = self.store.commit(|batch| {
-                for (id, device) in &devices {
-                    delete_tokens(batch, device);
-                    DEVICES.delete(batch, &(user, id.as_str()));
-                }
+                delete_devices(batch, user, &devices);
                 Ok(())
             })?;
             let hashes = devices.iter().filter_map(|(_, device)| device.access_token);

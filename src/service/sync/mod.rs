@@ -30,7 +30,8 @@ use crate::{
     protocol::{filter::Filter, ids::Position, token::SyncToken},
     store::{
         Store, View,
-        notify::{Changes, Live},
+        notify::{Changes, Kinds, Live},
+        schema::DEVICES,
     },
 };
 
@@ -114,7 +115,7 @@ impl Sync {
     /// The answer to a sync as JSON, as soon as there is something to tell or the wait is over.
     ///
     /// # Errors
-    /// When the store fails; the client's token then stays where it is.
+    /// 401 when the session ends while it waits.
     pub async fn sync(
         self: &Arc<Self>,
         requester: &Requester,
@@ -127,11 +128,15 @@ impl Sync {
         let waits = request.since.is_some() && !request.full_state && !request.timeout.is_zero();
         let patience = self.clock.sleep(request.timeout.min(MAX_TIMEOUT));
         tokio::pin!(patience);
+        let mut has_waited = false;
         loop {
             // Listening begins before looking, so whatever comes after the look is heard.
             let mut listening = live.listen();
             let range = self.range(&live, &request);
             let position = range.view.position();
+            if has_waited && range.may_have(Kinds::DEVICES) && !logged_in(&range.view, requester)? {
+                return Err(Error::unknown_token(false));
+            }
             let nothing = matches!(range.changes, Changes::None);
             if !nothing && let Some(answer) = self.answer(requester, &request, range, waits).await?
             {
@@ -147,6 +152,7 @@ impl Sync {
                 () = &mut patience => return Ok(v3::empty(position)),
                 () = self.stop.cancelled() => return Ok(v3::empty(position)),
             }
+            has_waited = true;
         }
     }
 
@@ -186,6 +192,14 @@ impl Sync {
         building
             .await
             .map_err(|e| Error::Internal(format!("a sync broke off: {e}")))?
+    }
+}
+
+/// Whether the device that asks is still there.
+fn logged_in(view: &View, requester: &Requester) -> Result<bool> {
+    match &requester.device_id {
+        Some(device) => Ok(DEVICES.contains(view, &(requester.nid, device.as_str()))?),
+        None => Ok(true),
     }
 }
 

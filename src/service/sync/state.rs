@@ -199,6 +199,17 @@ impl Sync {
         needed.sort_unstable();
         needed.dedup();
         let sent = self.sent_members.of(part.asking.requester, part.room, full);
+        // What has changed is told anyway; the whole state holds no members here.
+        let changed: &[EventNid] = if full { &[] } else { wanted };
+        for stored in self.rooms.events(part.asking.view, changed)? {
+            if let (Some(_), Some(user)) = (
+                &stored.event.header.membership,
+                &stored.event.header.state_key,
+            ) && let Some(key) = self.store.find_state_key(MEMBER, user)?
+            {
+                sent.remember(key, stored.nid);
+            }
+        }
         for user in needed {
             let Some(key) = self.store.find_state_key(MEMBER, user.as_str())? else {
                 continue;

@@ -2,6 +2,8 @@
 
 use std::{ops::Bound, sync::Arc};
 
+use ruma::events::TimelineEventType;
+
 use super::{Sync, v3::RoomPart};
 use crate::{
     error::{Error, Result},
@@ -30,8 +32,8 @@ pub(super) struct Window {
     pub(super) limited: bool,
     /// The place before the first event.
     pub(super) before: i64,
-    /// Whether anybody's membership changed.
-    pub(super) members_changed: bool,
+    /// Whether what the room is called by, or who is in it, changed.
+    pub(super) summary_changed: bool,
 }
 
 impl Sync {
@@ -47,8 +49,8 @@ impl Sync {
             shown: Vec::new(),
             unshown_state: Vec::new(),
             limited: false,
-            before: part.known.unwrap_or(upto),
-            members_changed: false,
+            before: upto,
+            summary_changed: false,
         };
         if part.known.is_some() && part.head.last.0 <= part.asking.since.map_or(0, |since| since.0)
         {
@@ -69,12 +71,21 @@ impl Sync {
             let nids: Vec<EventNid> = rows.iter().map(|(_, (nid,))| *nid).collect();
             let events = self.rooms.events(part.asking.view, &nids)?;
             for (((_, order), _), stored) in rows.iter().zip(events) {
-                if window.shown.len() == limit || looked_at == MAX_LOOKED_AT {
+                if looked_at == MAX_LOOKED_AT {
                     window.limited = true;
                     break;
                 }
                 looked_at += 1;
-                part.look_at(filter, stored, *order, &mut window)?;
+                let Some(seen) = part.look_at(filter, stored, &mut window)? else {
+                    continue;
+                };
+                // Only what the client would have got makes a gap.
+                if window.shown.len() == limit {
+                    window.limited = true;
+                    break;
+                }
+                window.before = *order - 1;
+                window.shown.push(seen);
             }
             if window.limited {
                 break;
@@ -83,7 +94,7 @@ impl Sync {
         }
         if window.limited {
             // Whose changes lie in the gap is not worth finding out.
-            window.members_changed = true;
+            window.summary_changed = true;
         }
         window.shown.reverse();
         Ok(window)
@@ -91,26 +102,31 @@ impl Sync {
 }
 
 impl RoomPart<'_> {
+    /// The event, if the client may and wants to see it.
     fn look_at(
         &self,
         filter: &RoomEventFilter,
         stored: Arc<Stored>,
-        order: i64,
         window: &mut Window,
-    ) -> Result<()> {
+    ) -> Result<Option<Seen>> {
         let Some(membership) = self.sight.sees(&stored)? else {
-            return Ok(());
+            return Ok(None);
         };
         let header = &stored.event.header;
-        window.members_changed |= header.membership.is_some();
+        window.summary_changed |= matches!(
+            header.event_type,
+            TimelineEventType::RoomMember
+                | TimelineEventType::RoomName
+                | TimelineEventType::RoomCanonicalAlias
+        );
         let contains_url = || stored.event.content_json().contains("\"url\":");
         if filter.allows_all() || filter.allows_event(header, contains_url) {
-            window.before = order - 1;
-            window.shown.push(Seen { stored, membership });
-        } else if stored.event.is_state() {
+            return Ok(Some(Seen { stored, membership }));
+        }
+        if stored.event.is_state() {
             window.unshown_state.push(stored);
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Appends events as the members of a JSON array.

@@ -14,7 +14,7 @@ use super::{Sync, json::Object, v3::RoomPart};
 use crate::{
     error::Result,
     protocol::{
-        ids::{EventNid, RoomNid, UserNid},
+        ids::{EventNid, Position, RoomNid, UserNid},
         push::{Occasion, Rules},
     },
     service::rooms::Stored,
@@ -42,12 +42,18 @@ struct Fold {
     unwritten: u64,
 }
 
-/// Which counts a receipt makes begin anew.
-#[derive(Default)]
+/// Which counts begin anew, and from where in the timeline.
 struct Anew {
     everything: bool,
     main: bool,
     threads: HashSet<OwnedEventId>,
+    from: i64,
+}
+
+/// How far the user has read.
+struct Read<'r> {
+    receipts: &'r [ReceiptRow],
+    joined: i64,
 }
 
 #[derive(Deserialize)]
@@ -116,16 +122,23 @@ impl Sync {
         let receipts = self
             .receipts
             .of(view, part.room, part.asking.requester.nid)?;
-        self.begin_anew(part, &receipts, &mut fold.row)?;
-        let from = fold.row.counted;
-        let upto = view.position().live_order();
+        let read = Read {
+            receipts: &receipts,
+            joined,
+        };
+        let row = &mut fold.row;
+        self.begin_anew(part, &read, &read.since(row.as_of), row)?;
+        let from = row.counted;
+        row.counted = view.position().live_order();
         let everything = Anew {
             everything: true,
-            ..Anew::default()
+            from,
+            ..Anew::none()
         };
-        fold.unwritten += self.count(part, &receipts, (from, upto), &everything, &mut fold.row)?;
-        fold.row.counted = upto;
-        fold.row.as_of = view.position();
+        let (looked_at, emptied) = self.count(part, &read, &everything, row)?;
+        self.begin_anew(part, &read, &emptied, row)?;
+        row.as_of = view.position();
+        fold.unwritten += looked_at;
         if fold.unwritten >= WRITE_AFTER {
             let row = &fold.row;
             // It is derived from what is durable, so nobody needs to wait for it.
@@ -140,85 +153,66 @@ impl Sync {
         Ok(row)
     }
 
-    /// Counts again what receipts have touched since the counts were made.
+    /// Counts again what is not as it was when it was counted.
     fn begin_anew(
         &self,
         part: &RoomPart<'_>,
-        receipts: &[ReceiptRow],
+        read: &Read<'_>,
+        anew: &Anew,
         row: &mut UnreadRow,
     ) -> Result<()> {
-        let mut anew = Anew::default();
-        let mut from = i64::MAX;
-        for receipt in receipts
-            .iter()
-            .filter(|receipt| receipt.position > row.as_of)
-        {
-            from = from.min(receipt.order);
-            match (&*receipt.thread, OwnedEventId::try_from(&*receipt.thread)) {
-                ("", _) => anew.everything = true,
-                ("main", _) => anew.main = true,
-                (_, Ok(thread)) => drop(anew.threads.insert(thread)),
-                _ => {}
-            }
-        }
         if anew.everything || anew.main {
             row.main = Counts::default();
         }
-        row.threads
-            .retain(|(thread, _)| !anew.everything && !anew.threads.contains(thread));
-        if from < row.counted {
-            let upto = row.counted;
-            self.count(part, receipts, (from, upto), &anew, row)?;
+        row.threads.retain(|(thread, _)| !anew.has(Some(thread)));
+        if anew.from < row.counted {
+            self.count(part, read, anew, row)?;
         }
         Ok(())
     }
 
-    /// Adds the events of a range of the timeline to the counts that begin anew; says how many it has looked at.
+    /// Adds the events of the timeline to the counts that begin anew. Says how many it has looked at, and which earlier
+    /// counts hold events that were redacted since.
     fn count(
         &self,
         part: &RoomPart<'_>,
-        receipts: &[ReceiptRow],
-        (from, upto): (i64, i64),
+        read: &Read<'_>,
         anew: &Anew,
         row: &mut UnreadRow,
-    ) -> Result<u64> {
+    ) -> Result<(u64, Anew)> {
         let view = part.asking.view;
-        let joined = part.member.since.live_order();
-        let newest = |thread: &str| {
-            let covering = receipts
-                .iter()
-                .filter(|r| r.thread.is_empty() || r.thread == thread);
-            covering
-                .map(|receipt| receipt.order)
-                .max()
-                .unwrap_or(joined)
-                .max(joined)
-        };
-        let main_read = newest("main");
+        let main_read = read.upto("main");
         let rules = self.accounts.push_rules(&part.asking.requester.user_id)?;
         let bounds = (
-            Bound::Excluded((part.room, from)),
-            Bound::Included((part.room, upto)),
+            Bound::Excluded((part.room, anew.from)),
+            Bound::Included((part.room, row.counted)),
         );
         let mut rows = TIMELINE.range(view, &(part.room,), bounds);
-        let mut looked_at = 0;
+        let (mut looked_at, mut emptied) = (0, Anew::none());
         loop {
             let chunk: Vec<_> = rows.by_ref().take(CHUNK).collect::<store::Result<_>>()?;
             if chunk.is_empty() {
-                return Ok(looked_at);
+                return Ok((looked_at, emptied));
             }
             let nids: Vec<EventNid> = chunk.iter().map(|(_, (nid,))| *nid).collect();
             for (((_, order), _), stored) in chunk.iter().zip(self.rooms.events(view, &nids)?) {
                 looked_at += 1;
+                if let Some(target) = &stored.event.header.redacts
+                    && let Some(target) = self.rooms.find_event(view, target)?
+                    && let Some(at) = target.facts.order.filter(|at| *at <= anew.from)
+                {
+                    emptied.add(read, target.facts.thread.as_ref(), at);
+                }
                 let thread = stored.facts.thread.as_ref();
-                let counts = match thread {
-                    None if anew.everything || anew.main => *order > main_read,
-                    Some(thread) if anew.everything || anew.threads.contains(thread) => {
-                        *order > newest(thread.as_str())
+                if !anew.has(thread) {
+                    continue;
+                }
+                if stored.event.header.sender == part.asking.requester.user_id {
+                    // Whoever speaks has read what was said before. See "Receiving notifications".
+                    if !stored.event.is_state() {
+                        reset(row, thread);
                     }
-                    _ => false,
-                };
-                if counts && stored.event.header.sender != part.asking.requester.user_id {
+                } else if *order > thread.map_or(main_read, |thread| read.upto(thread.as_str())) {
                     self.add(part, &rules, &stored, row)?;
                 }
             }
@@ -283,6 +277,73 @@ impl Sync {
             .content_as::<Named>()
             .ok()
             .and_then(|named| named.displayname))
+    }
+}
+
+impl Anew {
+    fn none() -> Self {
+        Self {
+            everything: false,
+            main: false,
+            threads: HashSet::new(),
+            from: i64::MAX,
+        }
+    }
+
+    fn has(&self, thread: Option<&OwnedEventId>) -> bool {
+        self.everything || thread.map_or(self.main, |thread| self.threads.contains(thread))
+    }
+
+    /// Adds the thread of an event that counts no more, unless it was read before.
+    fn add(&mut self, read: &Read<'_>, thread: Option<&OwnedEventId>, at: i64) {
+        let upto = read.upto(thread.map_or("main", |thread| thread.as_str()));
+        if at <= upto {
+            return;
+        }
+        self.from = self.from.min(upto);
+        match thread {
+            None => self.main = true,
+            Some(thread) => drop(self.threads.insert(thread.clone())),
+        }
+    }
+}
+
+impl Read<'_> {
+    /// The place up to which the events of a thread are read; `main` is what is outside of threads.
+    fn upto(&self, thread: &str) -> i64 {
+        let covering = self
+            .receipts
+            .iter()
+            .filter(|receipt| receipt.thread.is_empty() || receipt.thread == thread);
+        let newest = covering.map(|receipt| receipt.order).max();
+        newest.map_or(self.joined, |order| order.max(self.joined))
+    }
+
+    /// What the receipts after this position touch.
+    fn since(&self, as_of: Position) -> Anew {
+        let mut anew = Anew::none();
+        for receipt in self
+            .receipts
+            .iter()
+            .filter(|receipt| receipt.position > as_of)
+        {
+            anew.from = anew.from.min(receipt.order);
+            match (&*receipt.thread, OwnedEventId::try_from(&*receipt.thread)) {
+                ("", _) => anew.everything = true,
+                ("main", _) => anew.main = true,
+                (_, Ok(thread)) => drop(anew.threads.insert(thread)),
+                _ => {}
+            }
+        }
+        anew
+    }
+}
+
+/// Nothing in this thread, or outside of threads, is unread any more.
+fn reset(row: &mut UnreadRow, thread: Option<&OwnedEventId>) {
+    match thread {
+        None => row.main = Counts::default(),
+        Some(thread) => row.threads.retain(|(root, _)| root != thread),
     }
 }
 

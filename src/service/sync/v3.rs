@@ -15,7 +15,10 @@ use crate::{
         ids::{Position, RoomNid},
         token::{PageToken, SyncToken},
     },
-    service::{Requester, rooms::Sight},
+    service::{
+        Requester,
+        rooms::{Reach, Seen, Sight},
+    },
     store::{
         View,
         notify::{Changes, Kinds},
@@ -45,6 +48,16 @@ pub(super) struct RoomPart<'a> {
 }
 
 impl RoomPart<'_> {
+    /// Where in the timeline of a room that the user is not in ends what they may see; none if they see nothing of it.
+    fn last_seen(&self, member: &MemberRow) -> Result<Option<i64>> {
+        match self.sight.reach() {
+            Ok(Reach::Now) => Ok(Some(member.event.live_order())),
+            Ok(Reach::Until(by)) => Ok(by.facts.order),
+            Err(error) if error.is_internal() => Err(error),
+            Err(_) => Ok(None),
+        }
+    }
+
     pub(super) fn may_have(&self, kinds: Kinds) -> bool {
         self.kinds.is_none_or(|changed| changed.any(kinds))
     }
@@ -244,7 +257,7 @@ impl Sync {
         object.event_list("account_data", &account_data);
         object.event_list("ephemeral", &ephemeral);
         write_state(&mut object, asking, &state);
-        if window.members_changed || part.known.is_none() {
+        if window.summary_changed || part.known.is_none() {
             self.summary(&part, object.member("summary"))?;
         }
         Self::write_timeline(&part, &window, &mut object)?;
@@ -267,9 +280,15 @@ impl Sync {
         {
             part.known = None;
         }
-        let upto = member.event.live_order();
-        let window = self.window(&part, upto)?;
-        let state = self.state_events(&part, &window, upto)?;
+        let (window, state) = match part.last_seen(member)? {
+            Some(upto) if part.known.is_none_or(|known| known < upto) => {
+                let window = self.window(&part, upto)?;
+                let state = self.state_events(&part, &window, upto)?;
+                (window, state)
+            }
+            // Who declines an invite or takes back a knock is told just that: the room was never open to them.
+            _ => (self.farewell(&part, member)?, String::new()),
+        };
         let mut out = String::new();
         let mut object = Object::new(&mut out);
         object.event_list("account_data", data.room(room));
@@ -277,6 +296,19 @@ impl Sync {
         Self::write_timeline(&part, &window, &mut object)?;
         object.finish();
         Ok(Some(out))
+    }
+
+    /// A timeline of nothing but the event by which the user went.
+    fn farewell(&self, part: &RoomPart<'_>, member: &MemberRow) -> Result<Window> {
+        let stored = self.rooms.event(part.asking.view, member.event)?;
+        let membership = member.membership.clone();
+        Ok(Window {
+            shown: vec![Seen { stored, membership }],
+            unshown_state: Vec::new(),
+            limited: false,
+            before: member.event.live_order() - 1,
+            summary_changed: false,
+        })
     }
 
     fn write_timeline(part: &RoomPart<'_>, window: &Window, object: &mut Object<'_>) -> Result<()> {
@@ -339,7 +371,7 @@ impl Rooms {
 }
 
 impl Range {
-    fn may_have(&self, kinds: Kinds) -> bool {
+    pub(super) fn may_have(&self, kinds: Kinds) -> bool {
         match &self.changes {
             Changes::None => false,
             Changes::Some(changed) => changed.values().any(|changed| changed.any(kinds)),
