@@ -62,7 +62,7 @@ pub struct Origin {
 }
 
 /// The fixed part of an event: everything that authorisation, filters, visibility and push ask about first.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug)]
 pub struct Header {
     /// The event's id.
     pub id: OwnedEventId,

@@ -68,7 +68,7 @@ impl Check<'_> {
     fn events(&self, say: &mut dyn FnMut(Complaint)) -> Result<()> {
         let last = self.view.position().0;
         self.rows(&EVENTS, say, |say, (nid,), row| {
-            let id = &row.header.id;
+            let id = &row.id;
             if nid.0 > last {
                 say(format!(
                     "event {nid} is newer than the last position {last}"
@@ -78,11 +78,7 @@ impl Check<'_> {
                 say(format!("event {nid} is not found by its id {id}"));
             }
             if let Some(order) = row.facts.order {
-                let room = self.store.find_room(&row.header.room_id)?;
-                let placed = match room {
-                    Some(room) => TIMELINE.get(&self.view, &(room, order))?,
-                    None => None,
-                };
+                let placed = TIMELINE.get(&self.view, &(row.room, order))?;
                 if placed != Some((nid,)) {
                     say(format!(
                         "event {nid} is not at its place {order} of its timeline"
@@ -112,11 +108,11 @@ impl Check<'_> {
             }
             Ok(())
         })?;
-        self.rows(&TRANSACTIONS, say, |say, (user, device, txn), row| {
-            if !EVENT_NIDS.contains(&self.view, &(row.event_id.as_str(),))? {
+        self.rows(&TRANSACTIONS, say, |say, (user, device, _, txn), row| {
+            if !self.has_event(row.event)? {
                 say(format!(
                     "transaction {txn} of user {user} on {device} names the missing event {}",
-                    row.event_id
+                    row.event
                 ));
             }
             Ok(())

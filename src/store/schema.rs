@@ -109,8 +109,8 @@ tables! {
     ACCOUNT_DATA = "account_data": (UserNid, RoomNid, String) => AccountDataRow, Point;
     /// Account data in the order of its changes.
     ACCOUNT_DATA_CHANGES = "account_data_changes": (UserNid, Position) => AccountDataKey, Sequential;
-    /// Transactions of a user's device: the event that was made.
-    TRANSACTIONS = "transactions": (UserNid, String, String) => TransactionRow, Point;
+    /// Transactions of a user's device in a room: the event that was made.
+    TRANSACTIONS = "transactions": (UserNid, String, RoomNid, String) => TransactionRow, Point;
     /// Last known presence.
     PRESENCE = "presence": (UserNid,) => PresenceRow, Point;
 }

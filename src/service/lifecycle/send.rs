@@ -39,7 +39,7 @@ impl Lifecycle {
         } else {
             None
         };
-        let scope = format!("{room}/send/{event_type}");
+        let scope = format!("send/{event_type}");
         let event = NewEvent {
             sender: requester.user_id.clone(),
             event_type,
@@ -70,7 +70,7 @@ impl Lifecycle {
             state_key: None,
             content,
             redacts: Some(target.to_owned()),
-            transaction: transaction(requester, format!("{room}/redact/{target}"), txn_id),
+            transaction: transaction(requester, format!("redact/{target}"), txn_id),
         };
         self.send(requester, room, event).await
     }
@@ -105,13 +105,13 @@ impl Lifecycle {
         self.limits
             .check(Kind::Message, requester.user_id.as_str())?;
         // Whoever repeats a request is answered as before, also when they could not make it any more.
-        if let Some(id) = self.repeated(requester, &event)? {
+        if let Some(id) = self.repeated(requester, room, &event)? {
             self.settle().await?;
             return Ok(id);
         }
         let mut guard = self.rooms.lock_for(requester, room).await?;
         let head = guard.head();
-        let present = match self.repeated(requester, &event)? {
+        let present = match self.repeated(requester, room, &event)? {
             Some(id) => Some(id),
             None => self.as_it_is(head, &event)?,
         };
@@ -131,14 +131,24 @@ impl Lifecycle {
     }
 
     /// The event that the same transaction has made.
-    fn repeated(&self, requester: &Requester, event: &NewEvent) -> Result<Option<OwnedEventId>> {
-        let Some(transaction) = &event.transaction else {
+    fn repeated(
+        &self,
+        requester: &Requester,
+        room: &RoomId,
+        event: &NewEvent,
+    ) -> Result<Option<OwnedEventId>> {
+        let (Some(transaction), Some(room)) = (&event.transaction, self.store.find_room(room)?)
+        else {
             return Ok(None);
         };
         let device = transaction.origin.device_id.as_str();
-        let key = (requester.nid, device, transaction.key());
-        let row = TRANSACTIONS.get(&self.store.latest(), &key)?;
-        Ok(row.map(|row| row.event_id))
+        let key = (requester.nid, device, room, transaction.key());
+        let view = self.store.latest();
+        let Some(row) = TRANSACTIONS.get(&view, &key)? else {
+            return Ok(None);
+        };
+        let made = self.rooms.event(&view, row.event)?;
+        Ok(Some(made.event.header.id.clone()))
     }
 
     /// The state event that says the same already, by the same user.

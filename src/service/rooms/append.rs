@@ -504,7 +504,7 @@ impl<'r> Run<'r> {
         };
         Ok(Some(Redacted {
             nid: target.nid,
-            row: EventRow::new(&emptied, target.facts.clone()),
+            row: EventRow::new(&self.rooms.store, &emptied, target.facts.clone())?,
             relation,
         }))
     }

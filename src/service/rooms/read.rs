@@ -107,7 +107,7 @@ impl Rooms {
         let row = EVENTS
             .get(view, &(nid,))?
             .ok_or_else(|| store::Error::Missing(format!("event {nid}")))?;
-        let (event, facts) = row.into_parts();
+        let (event, facts) = row.into_parts(&self.store)?;
         Ok(self.events.keep(view, Stored { nid, event, facts }))
     }
 
@@ -124,7 +124,7 @@ impl Rooms {
         for slot in found.iter_mut().filter(|slot| slot.is_none()) {
             if let Some((row, (nid,))) = rows.next() {
                 let row = row.ok_or_else(|| store::Error::Missing(format!("event {nid}")))?;
-                let (event, facts) = row.into_parts();
+                let (event, facts) = row.into_parts(&self.store)?;
                 *slot = Some(self.events.keep(view, Stored { nid, event, facts }));
             }
         }

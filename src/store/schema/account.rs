@@ -1,10 +1,9 @@
 //! Rows about local accounts.
 
-use ruma::OwnedEventId;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    protocol::ids::{Position, RoomNid, UserNid},
+    protocol::ids::{EventNid, Position, RoomNid, UserNid},
     store::codec::Record,
 };
 
@@ -129,7 +128,7 @@ impl Record for AccountDataKey {}
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TransactionRow {
     /// The event that was made.
-    pub event_id: OwnedEventId,
+    pub event: EventNid,
     /// When, in milliseconds since the epoch; old rows are dropped.
     pub ts: u64,
 }

@@ -1,27 +1,42 @@
 //! Rows about rooms and their events.
 
-use ruma::{OwnedEventId, RoomVersionId, events::room::member::MembershipState};
+use ruma::{
+    MilliSecondsSinceUnixEpoch, OwnedEventId, RoomVersionId,
+    events::{TimelineEventType, room::member::MembershipState},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     protocol::{
-        event::{Event, Header, Origin},
-        ids::{EventNid, Position, SnapshotId},
+        event::{Event, Flags, Header, Origin, Relation},
+        ids::{EventNid, Position, RoomNid, SnapshotId, UserNid},
     },
-    store::{Chain, codec::Record},
+    store::{Chain, Result, Store, codec::Record},
 };
 
-/// A stored event.
+/// A stored event. Its room and sender are numbers here, because every event of a room would repeat their names.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct EventRow {
-    /// The parsed part.
-    pub header: Header,
+    /// The event's id.
+    pub id: OwnedEventId,
+    /// The room it is in.
+    pub room: RoomNid,
+    /// Who sent it.
+    sender: UserNid,
+    event_type: TimelineEventType,
+    state_key: Option<String>,
+    origin_server_ts: MilliSecondsSinceUnixEpoch,
+    depth: u64,
+    redacts: Option<OwnedEventId>,
+    relation: Option<Relation>,
+    membership: Option<MembershipState>,
+    flags: Flags,
     /// The members that clients see.
-    pub client: Box<str>,
+    client: Box<str>,
     /// The other signed members.
-    pub wire: Box<str>,
+    wire: Box<str>,
     /// Length of the value of `content` in the client half.
-    pub content_len: u32,
+    content_len: u32,
     /// What this node knows about the event.
     pub facts: Facts,
 }
@@ -47,25 +62,51 @@ pub struct Facts {
 
 impl EventRow {
     /// Makes the row of an event.
-    #[must_use]
-    pub fn new(event: &Event, facts: Facts) -> Self {
-        Self {
-            header: event.header.clone(),
+    ///
+    /// # Errors
+    /// When the names in it can not be given numbers.
+    pub fn new(store: &Store, event: &Event, facts: Facts) -> Result<Self> {
+        let header = event.header.clone();
+        Ok(Self {
+            room: store.room_nid(&header.room_id)?,
+            sender: store.user_nid(&header.sender)?,
+            id: header.id,
+            event_type: header.event_type,
+            state_key: header.state_key,
+            origin_server_ts: header.origin_server_ts,
+            depth: header.depth,
+            redacts: header.redacts,
+            relation: header.relation,
+            membership: header.membership,
+            flags: header.flags,
             client: event.client.clone(),
             wire: event.wire.clone(),
             content_len: u32::try_from(event.content_len()).expect("events are below 64 KiB"),
             facts,
-        }
+        })
     }
 
     /// The event and what is known about it.
-    #[must_use]
-    pub fn into_parts(self) -> (Event, Facts) {
+    ///
+    /// # Errors
+    /// When the numbers in it stand for nothing.
+    pub fn into_parts(self, store: &Store) -> Result<(Event, Facts)> {
+        let header = Header {
+            room_id: (*store.room_id(self.room)?).clone(),
+            sender: (*store.user_id(self.sender)?).clone(),
+            id: self.id,
+            event_type: self.event_type,
+            state_key: self.state_key,
+            origin_server_ts: self.origin_server_ts,
+            depth: self.depth,
+            redacts: self.redacts,
+            relation: self.relation,
+            membership: self.membership,
+            flags: self.flags,
+        };
         let content_len = usize::try_from(self.content_len).expect("lengths fit");
-        (
-            Event::from_parts(self.header, self.client, self.wire, content_len),
-            self.facts,
-        )
+        let event = Event::from_parts(header, self.client, self.wire, content_len);
+        Ok((event, self.facts))
     }
 }
 

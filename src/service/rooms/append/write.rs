@@ -74,11 +74,11 @@ pub(super) fn write(
         if let Some(transaction) = &item.transaction {
             let sender = rooms.store.user_nid(&header.sender)?;
             let row = TransactionRow {
-                event_id: header.id.clone(),
+                event: nid,
                 ts: now,
             };
             let device = transaction.origin.device_id.as_str();
-            TRANSACTIONS.put(batch, &(sender, device, transaction.key()), &row);
+            TRANSACTIONS.put(batch, &(sender, device, head.nid, transaction.key()), &row);
         }
         if let Some(Redacted {
             nid: target,
@@ -91,7 +91,7 @@ pub(super) fn write(
             if let (Some((parent, kind)), Some(order)) = (relation, row.facts.order) {
                 RELATIONS.delete(batch, &(parent, kind, order));
             }
-            let (event, facts) = row.into_parts();
+            let (event, facts) = row.into_parts(&rooms.store)?;
             changed.push(Stored {
                 nid: target,
                 event,
@@ -124,7 +124,11 @@ pub(super) fn write(
                 write_member(head, batch, position, nid, &member);
             }
         }
-        EVENTS.put(batch, &(nid,), &EventRow::new(&item.event, facts.clone()));
+        EVENTS.put(
+            batch,
+            &(nid,),
+            &EventRow::new(&rooms.store, &item.event, facts.clone())?,
+        );
         head.row.extremities = vec![(header.id.clone(), nid)];
         head.row.last = position;
         batch.touch_users(position, head.members.clone(), head.nid, kinds);
