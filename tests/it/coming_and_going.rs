@@ -248,7 +248,10 @@ async fn ones_own_leaving_is_always_seen() {
             let part = stream.left(&room).await;
             assert_eq!(of(&part), 1, "{visibility} {limit}: {part}");
             let part = Stream::filtered(&bob, &filter).left(&room).await;
-            assert!(part.to_string().contains("\"leave\""), "{visibility} {limit}");
+            assert!(
+                part.to_string().contains("\"leave\""),
+                "{visibility} {limit}"
+            );
         }
     }
 }
