@@ -33,8 +33,12 @@ use crate::{
     },
 };
 
-/// How many heads stay in memory when nobody uses them.
+/// How many heads stay in memory when nobody uses them, and how many state events and members all of them together.
 const KEPT: usize = 1024;
+const KEPT_ENTRIES: usize = 500_000;
+
+/// After how many new heads those in memory are looked through.
+const ROUND: usize = 64;
 
 /// What a room's next event builds on.
 #[derive(Clone)]
@@ -80,17 +84,29 @@ impl RoomGuard {
 
 /// The heads in memory, each behind its room's lock.
 #[derive(Default)]
-pub(super) struct Heads(Mutex<HashMap<RoomNid, Arc<tokio::sync::Mutex<Option<RoomHead>>>>>);
+pub(super) struct Heads(Mutex<HashMap<RoomNid, Slot>>);
+
+type Slot = Arc<tokio::sync::Mutex<Option<RoomHead>>>;
 
 impl Heads {
-    fn slot(&self, room: RoomNid) -> Arc<tokio::sync::Mutex<Option<RoomHead>>> {
+    fn slot(&self, room: RoomNid) -> Slot {
         let mut heads = self.0.lock();
-        if heads.len() > KEPT {
+        if !heads.contains_key(&room)
+            && heads.len().is_multiple_of(ROUND)
+            && (heads.len() >= KEPT || entries(&heads) > KEPT_ENTRIES)
+        {
             // Whoever holds or awaits a room's lock has a second reference to it.
             heads.retain(|_, slot| Arc::strong_count(slot) > 1);
         }
         heads.entry(room).or_default().clone()
     }
+}
+
+/// How much the heads hold, but for those in use.
+fn entries(heads: &HashMap<RoomNid, Slot>) -> usize {
+    let of = |head: &Option<RoomHead>| head.as_ref().map_or(0, |h| h.state.len() + h.members.len());
+    let free = heads.values().filter_map(|slot| slot.try_lock().ok());
+    free.map(|head| of(&head)).sum()
 }
 
 impl Rooms {
