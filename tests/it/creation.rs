@@ -110,6 +110,10 @@ async fn a_preset_decides_who_comes_in() {
         json!({ "room_alias_name": "with space" }),
         json!({ "room_version": 5 }),
         json!({ "is_direct": "yes" }),
+        json!({ "room_version": "12", "creation_content": { "additional_creators": "bob" } }),
+        json!({ "room_version": "12", "creation_content": { "additional_creators": ["@a:b", 5] } }),
+        json!({ "room_version": "12", "creation_content": { "additional_creators": ["bob"] } }),
+        json!({ "room_version": "12", "creation_content": { "additional_creators": ["@a:b$c"] } }),
     ] {
         let (status, body) = alice.post(CREATE, bad.clone()).await;
         assert_eq!(status, 400, "{bad}: {body}");

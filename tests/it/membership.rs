@@ -36,6 +36,17 @@ async fn joining_by_id_and_by_alias() {
     let path = format!("state/m.room.member/{}?format=event", bob.user_id);
     let event = ok(room.get(&alice, &path).await);
     assert_eq!(event["content"]["reason"], "curious");
+    // What else is said at the door is kept, but who may come in is not for the guest to say.
+    let carol = server.register("carol").await;
+    let custom = json!({
+        "org.example.a": 1, "membership": "ban", "join_authorised_via_users_server": alice.user_id,
+    });
+    ok(carol.post(&by_id, custom).await);
+    let carols = format!("state/m.room.member/{}", carol.user_id);
+    assert_eq!(
+        ok(room.get(&alice, &carols).await),
+        json!({ "membership": "join", "displayname": "carol", "org.example.a": 1 })
+    );
     // Whoever is in already has nothing to do.
     for path in [&by_alias, &by_id, &room.path("join")] {
         ok(bob.post(path, json!({})).await);
@@ -218,6 +229,7 @@ async fn leaving_and_forgetting() {
     let room = Room::new(&alice, "shared").await;
     room.does(&bob, "join").await;
     refused(room.post(&bob, "forget", json!({})).await, 400, "M_UNKNOWN");
+    let mut away = Stream::begun(&bob).await;
     room.does(&bob, "leave").await;
     room.does(&bob, "leave").await;
     refused(
@@ -232,6 +244,14 @@ async fn leaving_and_forgetting() {
     for path in ["messages?dir=b", "state", "members", "state/m.room.create"] {
         refused(room.get(&bob, path).await, 403, "M_FORBIDDEN");
     }
+    // A device that was away hears that the room was left; a new one hears nothing.
+    let left = away.left(&room).await;
+    assert_eq!(
+        left["timeline"]["events"][0]["content"]["membership"],
+        "leave"
+    );
+    assert_eq!(left["state"]["events"], json!([]));
+    assert_eq!(away.next().await["rooms"], Value::Null);
     let mut stream = Stream::filtered(&bob, &json!({ "room": { "include_leave": true } }));
     assert_eq!(stream.next().await["rooms"], Value::Null);
     // An invite brings it back.

@@ -164,9 +164,10 @@ async fn state_is_set_under_its_key() {
         "M_FORBIDDEN",
     );
     refused(
-        room.put(&bob, "state/m.room.create", json!({})).await,
-        403,
-        "M_FORBIDDEN",
+        room.put(&alice, "state/m.room.create", json!({ "a": 1 }))
+            .await,
+        400,
+        "M_INVALID_PARAM",
     );
     for bad in [
         json!({ "users": [] }),
@@ -300,4 +301,25 @@ async fn nobody_reacts_twice_in_the_same_way() {
     ] {
         room.send(&bob, "m.room.message", odd).await;
     }
+}
+
+#[tokio::test]
+async fn creators_have_no_level() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let wish = json!({
+        "room_version": "12",
+        "creation_content": { "additional_creators": [bob.user_id] },
+    });
+    let room = Room::create(&alice, wish).await;
+    for creator in [&alice, &bob] {
+        let levels = json!({ "users": { &*creator.user_id: 100 } });
+        refused(
+            room.put(&alice, "state/m.room.power_levels", levels).await,
+            400,
+            "M_BAD_JSON",
+        );
+    }
+    let levels = json!({ "users": { "@carol:localhost": 9_007_199_254_740_991_i64 } });
+    ok(room.put(&alice, "state/m.room.power_levels", levels).await);
 }

@@ -19,7 +19,7 @@ use ruma::{
 use crate::{
     error::{Error, Result},
     http::{extract::Ruma, routes::Routes},
-    service::Services,
+    service::{Services, lifecycle::object},
 };
 
 pub(super) fn routes(routes: Routes) -> Routes {
@@ -42,6 +42,20 @@ fn with(reason: Option<String>) -> CanonicalJsonObject {
     reason.into_iter().collect()
 }
 
+/// What a client wants to say when it joins: whatever it sends, as the reference server takes it.
+fn custom(body: &[u8]) -> Result<CanonicalJsonObject> {
+    let text = str::from_utf8(body).map_err(|e| Error::bad_json(e.to_string()))?;
+    let mut content = if text.is_empty() {
+        CanonicalJsonObject::new()
+    } else {
+        object(text)?
+    };
+    content.remove("third_party_signed");
+    // This would set the membership, and so join again who has joined.
+    content.remove("membership");
+    Ok(content)
+}
+
 async fn create(
     services: Arc<Services>,
     Ruma {
@@ -55,10 +69,13 @@ async fn create(
 async fn join(
     services: Arc<Services>,
     Ruma {
-        request, requester, ..
+        request,
+        requester,
+        body,
+        ..
     }: Ruma<join_room_by_id::v3::Request>,
 ) -> Result<join_room_by_id::v3::Response> {
-    let (room, content) = (request.room_id, with(request.reason));
+    let (room, content) = (request.room_id, custom(&body)?);
     services.lifecycle.join(&requester, &room, content).await?;
     Ok(join_room_by_id::v3::Response::new(room))
 }
@@ -66,11 +83,14 @@ async fn join(
 async fn join_by_alias(
     services: Arc<Services>,
     Ruma {
-        request, requester, ..
+        request,
+        requester,
+        body,
+        ..
     }: Ruma<join_room_by_id_or_alias::v3::Request>,
 ) -> Result<join_room_by_id_or_alias::v3::Response> {
     let room = services.lifecycle.room_meant(&request.room_id_or_alias)?;
-    let content = with(request.reason);
+    let content = custom(&body)?;
     services.lifecycle.join(&requester, &room, content).await?;
     Ok(join_room_by_id_or_alias::v3::Response::new(room))
 }

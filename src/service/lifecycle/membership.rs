@@ -57,9 +57,11 @@ impl Lifecycle {
         &self,
         requester: &Requester,
         room: &RoomId,
-        custom: CanonicalJsonObject,
+        mut custom: CanonicalJsonObject,
     ) -> Result<OwnedEventId> {
         self.limits.check(Kind::Join, requester.user_id.as_str())?;
+        // Who lets somebody in is for the node to say.
+        custom.remove(AUTHORISED_BY);
         let mut guard = self.rooms.lock(room).await?;
         let head = guard.head();
         let present = ROOM_MEMBERS.get(&self.store.latest(), &(head.nid, requester.nid))?;
@@ -255,7 +257,7 @@ impl Lifecycle {
         requester: &Requester,
         room: &RoomId,
         target: &str,
-        mut custom: CanonicalJsonObject,
+        custom: CanonicalJsonObject,
     ) -> Result<OwnedEventId> {
         let target = UserId::parse(target)
             .map_err(|e| Error::bad_json(format!("The state key must be a user id: {e}")))?;
@@ -264,8 +266,6 @@ impl Lifecycle {
             .and_then(CanonicalJsonValue::as_str)
             .map(MembershipState::from)
             .ok_or_else(|| Error::bad_json("`membership` must be a text"))?;
-        // Who lets somebody in is for the node to say.
-        custom.remove(AUTHORISED_BY);
         let is_own = target == requester.user_id;
         match membership {
             MembershipState::Join if is_own => self.join(requester, room, custom).await,

@@ -92,6 +92,9 @@ impl Lifecycle {
                 .set_membership(requester, room, state_key, content)
                 .await;
         }
+        if event_type == StateEventType::RoomCreate {
+            return Err(Error::invalid_param("A room is created only once"));
+        }
         // No type of state is called so, and the authorization rules know it by its name alone.
         if event_type.to_string() == "m.room.redaction" {
             return Err(Error::bad_json("A redaction can not be state"));
@@ -199,10 +202,33 @@ impl Lifecycle {
         if event.state_key.is_none() {
             self.check_relation(head, event)?;
         }
+        if event.event_type == TimelineEventType::RoomPowerLevels && event.state_key.is_some() {
+            self.check_levels(head, &event.content)?;
+        }
         if event.event_type == TimelineEventType::RoomCanonicalAlias && event.state_key.is_some() {
             self.check_aliases(head, &event.content)?;
         }
         Ok(())
+    }
+
+    /// Creators who stand above all levels have none. The authorization rules would refuse it too, but as if somebody
+    /// else could do it.
+    fn check_levels(&self, head: &RoomHead, content: &CanonicalJsonObject) -> Result<()> {
+        if !head.rules.authorization.explicitly_privilege_room_creators {
+            return Ok(());
+        }
+        let users = content.get("users").and_then(CanonicalJsonValue::as_object);
+        let view = self.store.latest();
+        let levels = self.rooms.power_levels(&view, &head.state, head.rules)?;
+        match levels
+            .creators()
+            .find(|user| users.is_some_and(|users| users.contains_key(user.as_str())))
+        {
+            None => Ok(()),
+            Some(creator) => Err(Error::bad_json(format!(
+                "{creator} created the room and can have no level"
+            ))),
+        }
     }
 
     /// Nobody reacts twice in the same way, and a thread begins at an event that belongs to no other.

@@ -166,7 +166,8 @@ impl Sync {
         (room, member, kinds): (RoomNid, &MemberRow, Option<Kinds>),
         rooms: &mut Rooms,
     ) -> Result<()> {
-        if member.forgotten {
+        // Other devices must hear of a room that was left and forgotten since, or they would show it for ever.
+        if member.forgotten && asking.since.is_none() {
             return Ok(());
         }
         let id = self.store.room_id(room)?;
