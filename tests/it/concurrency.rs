@@ -156,6 +156,20 @@ async fn a_waiting_sync_is_woken() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn who_is_sent_away_hears_of_it_while_waiting() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = Room::new(&alice, "shared").await;
+    room.does(&bob, "join").await;
+    let waits = waiting(&bob).await;
+    room.does_to(&alice, "ban", &bob).await;
+    let answer = timeout(LONG, waits).await.expect("it is woken");
+    let answer = ok(answer.expect("nothing panics"));
+    assert!(answer["rooms"]["leave"][&room.0].is_object(), "{answer}");
+    assert_eq!(answer["rooms"]["join"], Value::Null);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn patience_ends_by_the_clock() {
     let server = TestServer::new();
     let bob = server.register("bob").await;

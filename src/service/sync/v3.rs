@@ -397,12 +397,14 @@ impl Sync {
         let mut told = self
             .presence
             .since(asking.view, asking.since, asking.requester)?;
-        let strangers = met.iter().filter(|user| **user != asking.requester.nid);
-        for (user, event) in self.presence.of(strangers.copied())? {
-            if told.iter().all(|(other, _)| *other != user) {
-                told.push((user, event));
+        let mut strangers = met.clone();
+        strangers.remove(&asking.requester.nid);
+        for (user, _) in &told {
+            if let Some(user) = self.store.find_user(user)? {
+                strangers.remove(&user);
             }
         }
+        told.extend(self.presence.of(strangers)?);
         for (user, event) in told {
             if filter.allows(&user, "m.presence") {
                 push_item(&mut events, &event);
