@@ -204,3 +204,79 @@ async fn who_comes_back_is_told_the_room_anew() {
     assert_eq!(answer["rooms"]["join"], Value::Null);
     assert!(answer["rooms"]["leave"][&room.0].is_object());
 }
+
+#[tokio::test]
+async fn an_ignored_user_invites_nobody() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let mut stream = Stream::begun(&bob).await;
+    let ignored = json!({ "ignored_users": { &*alice.user_id: {} } });
+    let path = format!(
+        "/_matrix/client/v3/user/{}/account_data/m.ignored_user_list",
+        bob.user_id
+    );
+    ok(bob.put(&path, ignored).await);
+    let room = Room::create(&alice, json!({ "invite": [bob.user_id] })).await;
+    assert_eq!(stream.next().await["rooms"], Value::Null);
+    assert_eq!(Stream::new(&bob).next().await["rooms"], Value::Null);
+    // Who is ignored no more is heard again.
+    ok(bob.put(&path, json!({ "ignored_users": {} })).await);
+    let answer = Stream::new(&bob).next().await;
+    assert!(answer["rooms"]["invite"][&room.0].is_object());
+}
+
+#[tokio::test]
+async fn ones_own_leaving_is_always_seen() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    for visibility in ["joined", "invited", "shared", "world_readable"] {
+        for limit in [0, 1, 10] {
+            let room = Room::new(&alice, visibility).await;
+            room.does(&bob, "join").await;
+            let timeline = json!({ "limit": limit });
+            let filter = json!({ "room": { "timeline": timeline, "include_leave": true } });
+            let mut stream = Stream::filtered(&bob, &filter);
+            stream.next().await;
+            room.say(&alice, "before").await;
+            room.does(&bob, "leave").await;
+            let of = |part: &Value| {
+                let mut told = members(part, "state");
+                told.extend(members(part, "timeline"));
+                let told = told.iter().filter(|user| **user == bob.user_id);
+                told.count()
+            };
+            let part = stream.left(&room).await;
+            assert_eq!(of(&part), 1, "{visibility} {limit}: {part}");
+            let part = Stream::filtered(&bob, &filter).left(&room).await;
+            assert!(
+                part.to_string().contains("\"leave\""),
+                "{visibility} {limit}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn presence_comes_with_people() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = Room::new(&alice, "shared").await;
+    for who in [&alice, &bob] {
+        let path = format!("/_matrix/client/v3/presence/{}/status", who.user_id);
+        let here = json!({ "presence": "online", "status_msg": "here" });
+        ok(who.put(&path, here).await);
+    }
+    server.clock.advance(std::time::Duration::from_secs(5));
+    let (mut hers, mut his) = (Stream::begun(&alice).await, Stream::begun(&bob).await);
+    room.does(&bob, "join").await;
+    for (stream, other) in [(&mut hers, &bob), (&mut his, &alice)] {
+        let answer = stream.next().await;
+        assert!(answer["rooms"]["join"][&room.0].is_object());
+        let told = answer["presence"]["events"].as_array().cloned();
+        let told = told.unwrap_or_default();
+        assert!(
+            told.iter().any(|event| event["sender"] == other.user_id),
+            "{answer}"
+        );
+    }
+}

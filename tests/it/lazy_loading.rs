@@ -111,3 +111,25 @@ async fn who_joins_is_told_who_is_there_to_speak() {
             .any(|event| event["type"] == "m.room.create")
     );
 }
+
+#[tokio::test]
+async fn an_answer_that_was_lost_is_given_again() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = Room::create(&alice, json!({ "preset": "public_chat", "name": "Named" })).await;
+    room.does(&bob, "join").await;
+    room.say(&alice, "1").await;
+    room.say(&alice, "2").await;
+    let mut stream = Stream::filtered(&alice, &filter(&json!({})));
+    stream.next().await;
+    let since = stream.since.clone();
+    room.say(&bob, "3").await;
+    for _ in 0..2 {
+        stream.since.clone_from(&since);
+        let part = stream.joined(&room).await;
+        assert_eq!(members(&part, "state"), [&*bob.user_id]);
+    }
+    room.say(&bob, "4").await;
+    let part = stream.joined(&room).await;
+    assert_eq!(events(&part, "state").len(), 0);
+}

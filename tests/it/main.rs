@@ -27,6 +27,7 @@ mod sending;
 mod server;
 mod shared_secret;
 mod state;
+mod strange_ids;
 mod stream;
 mod syncing;
 mod typing;

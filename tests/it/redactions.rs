@@ -93,6 +93,10 @@ async fn what_keeps_a_room_together_stays() {
         403,
         "M_FORBIDDEN",
     );
+    // Nor by a redaction that is state, which is none.
+    let content = json!({ "redacts": create["event_id"] });
+    let (status, body) = room.put(&alice, "state/m.room.redaction", content).await;
+    assert_eq!(status, 400, "{body}");
     let acl = json!({ "allow": ["*"] });
     let acl = room.set(&alice, "m.room.server_acl", acl).await;
     refused(redact(&room, &alice, &acl).await, 403, "M_FORBIDDEN");

@@ -222,3 +222,24 @@ async fn rooms_and_invites_of_different_kinds() {
         "the past is not counted anew"
     );
 }
+
+#[tokio::test]
+async fn who_is_ignored_does_not_count() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let carol = server.register("carol").await;
+    let room = Room::new(&alice, "shared").await;
+    for who in [&bob, &carol] {
+        room.does(who, "join").await;
+    }
+    let ignored = json!({ "ignored_users": { &*alice.user_id: {} } });
+    let path = format!(
+        "/_matrix/client/v3/user/{}/account_data/m.ignored_user_list",
+        bob.user_id
+    );
+    ok(bob.put(&path, ignored).await);
+    mention(&room, &alice, &bob).await;
+    assert_eq!(unread(&room, &bob).await, (0, 0));
+    room.say(&carol, "heard").await;
+    assert_eq!(unread(&room, &bob).await, (1, 0));
+}

@@ -237,6 +237,34 @@ impl Presence {
         Ok(events)
     }
 
+    /// The `m.presence` events of those among `users` who are there. What is about to be told anyway is left out.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn of(
+        &self,
+        users: impl IntoIterator<Item = UserNid>,
+    ) -> Result<Vec<(OwnedUserId, String)>> {
+        let now = self.clock.now_ms();
+        let there: Vec<_> = {
+            let people = self.people.lock();
+            let told = users
+                .into_iter()
+                .filter(|user| !people.untold.contains(user));
+            let people = told.filter_map(|user| Some((user, people.all.get(&user)?)));
+            let there = people.filter(|(_, person)| person.state > State::Offline);
+            there
+                .map(|(user, person)| (user, person.status(now)))
+                .collect()
+        };
+        let mut events = Vec::with_capacity(there.len());
+        for (user, status) in there {
+            let user = self.store.user_id(user)?;
+            events.push(((*user).clone(), status.event(&user)));
+        }
+        Ok(events)
+    }
+
     /// Changes a person, and sees to it that others are told of what that makes of them. `change` says whether there
     /// is something to tell in any case.
     fn change(

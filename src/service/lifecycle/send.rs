@@ -92,6 +92,10 @@ impl Lifecycle {
                 .set_membership(requester, room, state_key, content)
                 .await;
         }
+        // No type of state is called so, and the authorization rules know it by its name alone.
+        if event_type.to_string() == "m.room.redaction" {
+            return Err(Error::bad_json("A redaction can not be state"));
+        }
         let event = NewEvent::state(&requester.user_id, event_type, state_key, content);
         self.send(requester, room, event).await
     }

@@ -7,8 +7,9 @@ use std::{collections::HashMap, sync::Arc};
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 
+use super::v3::Asking;
 use crate::{
-    protocol::ids::{EventNid, RoomNid, StateKeyNid, UserNid},
+    protocol::ids::{EventNid, Position, RoomNid, StateKeyNid, UserNid},
     service::Requester,
 };
 
@@ -19,9 +20,9 @@ type Device = (UserNid, Option<String>, RoomNid);
 
 pub(super) struct SentMembers(Cache<Device, Arc<Sent>>);
 
-/// The members of one room that one device knows.
+/// The members of one room that one device was told of, and where the answer that told it ended.
 #[derive(Default)]
-pub(super) struct Sent(Mutex<HashMap<StateKeyNid, EventNid>>);
+pub(super) struct Sent(Mutex<HashMap<StateKeyNid, (EventNid, Position)>>);
 
 impl SentMembers {
     pub(super) fn new() -> Self {
@@ -41,8 +42,22 @@ impl SentMembers {
 }
 
 impl Sent {
-    /// Takes note of a member event; true if it is news to the device.
-    pub(super) fn remember(&self, member: StateKeyNid, event: EventNid) -> bool {
-        self.0.lock().insert(member, event) != Some(event)
+    /// Takes note of a member event that is told in the answer to `asking`; true if it is news to the device.
+    ///
+    /// An answer that the device does not go on from may never have arrived, so what it told is told again.
+    pub(super) fn remember(
+        &self,
+        asking: &Asking<'_>,
+        member: StateKeyNid,
+        event: EventNid,
+    ) -> bool {
+        let mut sent = self.0.lock();
+        let known = sent.get(&member).is_some_and(|(known, told)| {
+            *known == event && asking.since.is_some_and(|since| *told <= since)
+        });
+        if !known {
+            sent.insert(member, (event, asking.view.position()));
+        }
+        !known
     }
 }

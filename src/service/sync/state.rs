@@ -207,7 +207,7 @@ impl Sync {
                 &stored.event.header.state_key,
             ) && let Some(key) = self.store.find_state_key(MEMBER, user)?
             {
-                sent.remember(key, stored.nid);
+                sent.remember(part.asking, key, stored.nid);
             }
         }
         for user in needed {
@@ -217,7 +217,7 @@ impl Sync {
             let Some(&nid) = state.get(&key) else {
                 continue;
             };
-            if sent.remember(key, nid) || redundant {
+            if sent.remember(part.asking, key, nid) || redundant {
                 wanted.push(nid);
             }
         }
@@ -235,7 +235,7 @@ impl Sync {
                 .as_deref()
                 .unwrap_or_default();
             if let Some(key) = self.store.find_state_key(MEMBER, user)? {
-                sent.remember(key, seen.stored.nid);
+                sent.remember(part.asking, key, seen.stored.nid);
             }
         }
         Ok(())

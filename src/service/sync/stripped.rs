@@ -9,11 +9,23 @@ use super::{
 };
 use crate::{
     error::Result,
-    protocol::{format, summary::stripped_state},
+    protocol::{format, ids::RoomNid, summary::stripped_state},
     store::schema::MemberRow,
 };
 
 impl Sync {
+    /// Whether an invite comes from somebody whom the user does not want to hear of. See "Ignoring Users".
+    pub(super) fn is_unwanted(
+        &self,
+        asking: &Asking<'_>,
+        room: RoomNid,
+        member: &MemberRow,
+    ) -> Result<bool> {
+        let event = self.rooms.event(asking.view, member.event)?;
+        let sight = self.rooms.sight(asking.view, room, asking.requester)?;
+        sight.ignores(self.store.user_nid(&event.event.header.sender)?)
+    }
+
     /// The room as it was when the user was invited or knocked, as the member `name` of an object.
     pub(super) fn stripped(
         &self,

@@ -212,7 +212,9 @@ impl Sync {
                     if !stored.event.is_state() {
                         reset(row, thread);
                     }
-                } else if *order > thread.map_or(main_read, |thread| read.upto(thread.as_str())) {
+                } else if *order > thread.map_or(main_read, |thread| read.upto(thread.as_str()))
+                    && part.sight.sees(&stored)?.is_some()
+                {
                     self.add(part, &rules, &stored, row)?;
                 }
             }

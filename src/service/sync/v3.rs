@@ -1,6 +1,8 @@
 //! Composes the answer of `/sync`. See "Syncing" in the client-server API.
 
-use ruma::events::room::member::MembershipState;
+use std::collections::BTreeSet;
+
+use ruma::{UserId, events::room::member::MembershipState};
 
 use super::{
     Range, Sync, SyncRequest,
@@ -12,7 +14,7 @@ use crate::{
     error::{Error, Result},
     protocol::{
         filter::RoomEventFilter,
-        ids::{Position, RoomNid},
+        ids::{Position, RoomNid, UserNid},
         token::{PageToken, SyncToken},
     },
     service::{
@@ -22,7 +24,7 @@ use crate::{
     store::{
         View,
         notify::{Changes, Kinds},
-        schema::{HeadRow, MemberRow, ROOM_HEADS, USER_ROOMS},
+        schema::{HeadRow, MemberRow, ROOM_HEADS, ROOM_MEMBERS, USER_ROOMS},
     },
 };
 
@@ -70,6 +72,8 @@ struct Rooms {
     invite: Vec<(String, String)>,
     knock: Vec<(String, String)>,
     leave: Vec<(String, String)>,
+    /// With whom the user shares a room now who may have been a stranger before.
+    met: BTreeSet<UserNid>,
 }
 
 /// The answer when nothing has happened.
@@ -128,8 +132,8 @@ impl Sync {
                 }
             }
         }
-        let presence = if range.may_have(Kinds::PRESENCE) {
-            self.presence_events(&asking)?
+        let presence = if range.may_have(Kinds::PRESENCE) || !rooms.met.is_empty() {
+            self.presence_events(&asking, &rooms.met)?
         } else {
             String::new()
         };
@@ -172,11 +176,15 @@ impl Sync {
         let is_news = asking.since.is_none_or(|since| member.since > since);
         match member.membership {
             MembershipState::Join => {
-                if let Some(json) = self.joined(asking, data, room, member, kinds)? {
+                let news = (member, kinds);
+                if let Some(json) = self.joined(asking, data, room, news, &mut rooms.met)? {
                     rooms.join.push((id.to_string(), json));
                 }
             }
             MembershipState::Invite if is_news || asking.request.full_state => {
+                if self.is_unwanted(asking, room, member)? {
+                    return Ok(());
+                }
                 let json = self.stripped(asking, member, "invite_state")?;
                 rooms.invite.push((id.to_string(), json));
             }
@@ -224,8 +232,8 @@ impl Sync {
         asking: &Asking<'_>,
         data: &ChangedData,
         room: RoomNid,
-        member: &MemberRow,
-        kinds: Option<Kinds>,
+        (member, kinds): (&MemberRow, Option<Kinds>),
+        met: &mut BTreeSet<UserNid>,
     ) -> Result<Option<String>> {
         let mut part = self.part(asking, room, member, kinds)?;
         let newly_joined = asking.since.is_none_or(|since| member.since > since);
@@ -234,6 +242,9 @@ impl Sync {
         }
         let upto = PageToken::from(SyncToken(asking.view.position())).0;
         let window = self.window(&part, upto)?;
+        if let Some(since) = asking.since {
+            self.meet(&part, &window, since, met)?;
+        }
         let state = self.state_events(&part, &window, upto)?;
         let ephemeral = self.ephemeral(&part)?;
         let account_data = if newly_joined {
@@ -351,13 +362,52 @@ impl Sync {
         Ok(events)
     }
 
-    fn presence_events(&self, asking: &Asking<'_>) -> Result<String> {
+    /// Adds those to `met` who have come into the room, or all who are there if it is the user who came.
+    fn meet(
+        &self,
+        part: &RoomPart<'_>,
+        window: &Window,
+        since: Position,
+        met: &mut BTreeSet<UserNid>,
+    ) -> Result<()> {
+        let (view, room) = (part.asking.view, part.room);
+        if part.known.is_none() {
+            for row in ROOM_MEMBERS.scan(view, &(room,)) {
+                let ((_, user), member) = row?;
+                if member.membership == MembershipState::Join {
+                    met.insert(user);
+                }
+            }
+        }
+        for seen in &window.shown {
+            let header = &seen.stored.event.header;
+            if let (Some(MembershipState::Join), Some(user)) =
+                (&header.membership, &header.state_key)
+                && let Ok(user) = <&UserId>::try_from(user.as_str())
+                && let Some(user) = self.store.find_user(user)?
+                && let Some(member) = ROOM_MEMBERS.get(view, &(room, user))?
+                && member.membership == MembershipState::Join
+                && member.since > since
+            {
+                met.insert(user);
+            }
+        }
+        Ok(())
+    }
+
+    fn presence_events(&self, asking: &Asking<'_>, met: &BTreeSet<UserNid>) -> Result<String> {
         let filter = &asking.request.filter.presence;
         let mut events = String::new();
-        for (user, event) in self
+        let mut told = self
             .presence
-            .since(asking.view, asking.since, asking.requester)?
-        {
+            .since(asking.view, asking.since, asking.requester)?;
+        let strangers = met.iter().filter(|user| **user != asking.requester.nid);
+        for (user, event) in self.presence.of(strangers.copied())? {
+            if told.iter().all(|(other, _)| *other != user) {
+                told.push((user, event));
+            }
+        }
+        for (user, event) in told {
             if filter.allows(&user, "m.presence") {
                 push_item(&mut events, &event);
             }
