@@ -20,8 +20,7 @@ enum Access {
 }
 
 /// Access, method, versions of the client-server API, path. Where no version stands the path is whole.
-const TABLE: &str = "\
-
+const TABLE: &str = "
 everybody GET    -                                /.well-known/matrix/client
 everybody GET    -                                /.well-known/matrix/server
 everybody GET    -                                /.well-known/matrix/support
