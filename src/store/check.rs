@@ -441,11 +441,12 @@ impl Check<'_> {
     }
 
     fn names(&self, say: &mut dyn FnMut(Complaint)) -> Result<()> {
-        self.pair(say, (&ROOM_NIDS, &ROOM_IDS), |id| (id.to_string(),))?;
-        self.pair(say, (&USER_NIDS, &USER_IDS), |id| (id.to_string(),))?;
+        self.pair(say, &ROOM_NIDS, &ROOM_IDS, |id| (id.to_string(),))?;
+        self.pair(say, &USER_NIDS, &USER_IDS, |id| (id.to_string(),))?;
         self.pair(
             say,
-            (&STATE_KEY_NIDS, &STATE_KEYS),
+            &STATE_KEY_NIDS,
+            &STATE_KEYS,
             |StateKeyName(event_type, state_key)| (event_type.clone(), state_key.clone()),
         )
     }
@@ -454,7 +455,8 @@ impl Check<'_> {
     fn pair<K, N, V>(
         &self,
         say: &mut dyn FnMut(Complaint),
-        (numbers, names): (&Table<K, (N,)>, &Table<(N,), V>),
+        numbers: &Table<K, (N,)>,
+        names: &Table<(N,), V>,
         name: impl Fn(&V) -> K,
     ) -> Result<()>
     where
