@@ -68,7 +68,7 @@ impl StartError {
                 "Look at the limits of the process (ulimit -a, or the systemd unit)."
             }
             Self::DataDir { .. } => {
-                "Set server.data_dir to a directory that the user of this process may write to."
+                "Set server.data_dir to the directory of the node, which the user of this process may write to."
             }
             Self::InUse(_) => {
                 "Stop the other node first, or give this one its own server.data_dir."
@@ -109,8 +109,9 @@ impl App {
             store,
             &cost,
         )?;
-        let first_token = services.accounts.first_token().await?;
         let listeners = Listeners::bind(&services.config, clock).await?;
+        // When nothing else can go wrong: it is shown once, so a start that fails must not use it up.
+        let first_token = services.accounts.first_token().await?;
         Ok(Self {
             services: Arc::new(services),
             listeners,
@@ -141,8 +142,13 @@ impl App {
     /// Walks the whole store and tells each broken invariant in one line.
     ///
     /// # Errors
-    /// When the store cannot be opened.
+    /// When there is no store, or it cannot be opened.
     pub fn check(config: &Config) -> Result<Vec<String>, StartError> {
+        // Opening would make an empty one, in which nothing is broken.
+        let path = config.server.data_dir.join("store");
+        if let Err(source) = fs::metadata(&path) {
+            return Err(StartError::DataDir { path, source });
+        }
         let store = open_store(config)?;
         let mut complaints = Vec::new();
         store

@@ -2,9 +2,9 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Lines},
     path::Path,
-    process::{Child, Command, Output, Stdio},
+    process::{Child, ChildStdout, Command, Output, Stdio},
     time::Duration,
 };
 
@@ -37,6 +37,8 @@ fn output(command: &mut Command) -> (Option<i32>, String, String) {
 struct Node {
     child: Child,
     address: String,
+    /// What it prints after the address.
+    lines: Option<Lines<BufReader<ChildStdout>>>,
 }
 
 impl Node {
@@ -50,11 +52,26 @@ impl Node {
             .spawn()
             .expect("the program runs");
         let stdout = child.stdout.take().expect("it was piped");
-        let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
+        let mut lines = BufReader::new(stdout).lines();
         let address = lines
+            .by_ref()
+            .map_while(Result::ok)
             .find_map(|line| Some(line.split_once("http://")?.1.trim().to_owned()))
             .expect("the banner says where the node listens");
-        Self { child, address }
+        Self {
+            child,
+            address,
+            lines: Some(lines),
+        }
+    }
+
+    /// Stops the node, and says whether it has shown a token for the first account.
+    fn shows_a_token(mut self) -> bool {
+        let lines = self.lines.take().expect("nobody has read on");
+        self.stop("-TERM");
+        lines
+            .map_while(Result::ok)
+            .any(|line| line.contains("registration token"))
     }
 
     /// Asks the node to stop, and tells its exit code and how long it took.
@@ -146,4 +163,23 @@ fn a_taken_address_is_told_with_its_key_and_a_way_out() {
         "{stderr}"
     );
     node.stop("-TERM");
+
+    // The start that failed did not use up the token for the first account.
+    let node = Node::start(other.path());
+    assert!(node.shows_a_token(), "no token after a start that failed");
+}
+
+#[test]
+fn a_store_that_is_not_there_is_not_clean() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (code, stdout, stderr) = output(&mut kontor(directory.path(), &["check"]));
+    assert_eq!((code, stdout.as_str()), (Some(1), ""));
+    assert!(stderr.contains("./data/store cannot be used"), "{stderr}");
+    assert!(!directory.path().join("data").exists(), "it was made");
+    Node::start(directory.path()).stop("-TERM");
+    let (code, stdout, stderr) = output(&mut kontor(directory.path(), &["check"]));
+    assert_eq!(
+        (code, stdout, stderr),
+        (Some(0), String::new(), String::new())
+    );
 }

@@ -170,7 +170,7 @@ fn sources() -> Vec<Source> {
     let src = root().join("src");
     files(&src)
         .into_iter()
-        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+        .filter(|path| is_rust(path))
         .map(|path| Source {
             path: path
                 .strip_prefix(&src)
@@ -314,16 +314,135 @@ fn every_file_says_why_it_exists() {
     );
 }
 
-#[test]
-fn every_dependency_says_why_it_is_there() {
+/// The lines of the manifest that name a dependency, each with its section.
+fn dependencies() -> Vec<(String, String)> {
     let manifest = fs::read_to_string(root().join("Cargo.toml")).expect("there is a manifest");
-    let mut complaints = Vec::new();
+    let mut found = Vec::new();
     let mut section = "";
     for line in manifest.lines() {
         if line.starts_with('[') {
             section = line;
-        } else if section.ends_with("dependencies]") && !line.is_empty() && !line.contains(" # ") {
-            complaints.push(format!("Cargo.toml: no reason given: {line}"));
+        } else if section.ends_with("dependencies]") && !line.is_empty() {
+            found.push((section.to_owned(), line.to_owned()));
+        }
+    }
+    found
+}
+
+#[test]
+fn every_dependency_says_why_it_is_there() {
+    let mute = dependencies()
+        .into_iter()
+        .filter(|(_, line)| !line.contains(" # "));
+    expect_none(
+        &mute
+            .map(|(_, line)| format!("Cargo.toml: no reason given: {line}"))
+            .collect::<Vec<_>>(),
+    );
+}
+
+/// What only tests use is a dependency of the tests.
+#[test]
+fn every_dependency_is_used() {
+    let program: Vec<_> = sources().iter().filter_map(untested).collect();
+    let mut everything = program.clone();
+    for path in [root().join("src"), root().join("tests")] {
+        let sources = files(&path).into_iter().filter(|path| is_rust(path));
+        everything.extend(sources.map(|path| code(&path)));
+    }
+    let mut complaints = Vec::new();
+    for (section, line) in dependencies() {
+        let name = line.split([' ', '=']).next().expect("a line has a start");
+        let path = format!("{}::", name.replace('-', "_"));
+        let users = match section.as_str() {
+            "[dependencies]" => &program,
+            _ => &everything,
+        };
+        if !users.iter().any(|code| contains_path(code, &path)) {
+            complaints.push(format!("Cargo.toml: {name} of {section} is not used"));
+        }
+    }
+    expect_none(&complaints);
+}
+
+/// Whether `path`, such as `time::`, is the beginning of a path in `code`.
+fn contains_path(code: &str, path: &str) -> bool {
+    let goes_on = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
+    code.match_indices(path)
+        .any(|(start, _)| !code[..start].ends_with(goes_on))
+}
+
+fn is_rust(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "rs")
+}
+
+fn code(path: &Path) -> String {
+    without_comments_and_texts(&fs::read_to_string(path).expect("a source is text"))
+}
+
+/// What a file holds besides tests; nothing if it is for tests only.
+fn untested(source: &Source) -> Option<String> {
+    let module = source.module();
+    if ["tests", "testing"].contains(module.last()?) {
+        return None;
+    }
+    let text = source.text.split("#[cfg(test)]\nmod tests {").next()?;
+    Some(without_comments_and_texts(text))
+}
+
+/// A table is worth its files only if something writes it, and `kontor check` says that it walks the whole store.
+#[test]
+fn every_table_is_written_and_checked() {
+    let sources = sources();
+    let schema = sources
+        .iter()
+        .find(|source| source.path == "store/schema.rs")
+        .expect("the store has a schema");
+    let (_, listed) = schema
+        .text
+        .split_once("\ntables! {\n")
+        .expect("the schema lists its tables");
+    let (listed, _) = listed.split_once("\n}\n").expect("the list ends");
+    let listed = without_comments_and_texts(listed);
+    let tables: Vec<_> = listed
+        .lines()
+        .filter_map(|line| Some(line.split_once(" = ")?.0.trim()))
+        .collect();
+    assert!(tables.len() > 30, "only {} tables are found", tables.len());
+
+    let programs: Vec<_> = sources
+        .iter()
+        .filter_map(|source| {
+            let code = untested(source)?;
+            let code = code.split_whitespace().collect::<Vec<_>>().join("");
+            Some((source.path.as_str(), code))
+        })
+        .collect();
+    let mut complaints = Vec::new();
+    for table in tables {
+        let written = programs.iter().any(|(path, code)| match *path {
+            // Writes pairs of tables, of which it is given the names.
+            "store/intern.rs" => contains_word(code, table),
+            path => {
+                (path.starts_with("service/") || path.starts_with("store/"))
+                    && code.contains(&format!("{table}.put("))
+            }
+        });
+        if !written {
+            complaints.push(format!("src/store/schema.rs: nothing writes {table}"));
+        }
+        // `rows` walks one table, `pair` two.
+        let walks = [
+            format!("{table}.scan("),
+            format!("rows(&{table},"),
+            format!("pair(say,&{table},"),
+            format!(",&{table},|"),
+        ];
+        let checked = |(path, code): &(&str, String)| {
+            *path == "store/check.rs" && walks.iter().any(|walk| code.contains(walk))
+        };
+        if !programs.iter().any(checked) {
+            complaints.push(format!("src/store/check.rs: does not walk {table}"));
         }
     }
     expect_none(&complaints);

@@ -25,12 +25,20 @@ use http::{HeaderValue, Method, StatusCode, header};
 use self::routes::Routes;
 use crate::{error::Error, service::Services};
 
-/// Every endpoint of the node.
-pub fn router(services: Arc<Services>) -> Router {
+fn routes() -> Routes {
     let routes = client::routes(Routes::new());
     let routes = well_known::routes(routes);
-    let routes = admin::routes(routes);
-    routes
+    admin::routes(routes)
+}
+
+/// Method and path of every endpoint of the node, in the order in which they are listed.
+pub fn endpoints() -> Vec<(Method, String)> {
+    routes().list()
+}
+
+/// What answers to all of them, and to everything else with an error.
+pub fn router(services: Arc<Services>) -> Router {
+    routes()
         .finish()
         .fallback(async || unrecognized(StatusCode::NOT_FOUND))
         .method_not_allowed_fallback(async || unrecognized(StatusCode::METHOD_NOT_ALLOWED))

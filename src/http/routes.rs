@@ -8,6 +8,7 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::{MethodFilter, on},
 };
+use http::Method;
 use ruma::api::{IncomingRequest, path_builder::PathBuilder};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -23,18 +24,26 @@ use crate::{
 /// Endpoints as they are listed.
 pub(super) struct Routes {
     router: Router<Arc<Services>>,
+    /// Method and path of each, because a router does not say what it holds.
+    listed: Vec<(Method, String)>,
 }
 
 impl Routes {
     pub(super) fn new() -> Self {
         Self {
             router: Router::new(),
+            listed: Vec::new(),
         }
     }
 
     /// The router of everything listed.
     pub(super) fn finish(self) -> Router<Arc<Services>> {
         self.router
+    }
+
+    /// Method and path of everything listed.
+    pub(super) fn list(self) -> Vec<(Method, String)> {
+        self.listed
     }
 
     /// An endpoint for users, or for everybody if it needs no authentication.
@@ -108,6 +117,7 @@ impl Routes {
                 }
             };
         self.router = self.router.route(path, on(method, endpoint));
+        self.listed.push((R::METHOD, path.to_owned()));
         self
     }
 }

@@ -296,14 +296,6 @@ impl PowerLevels {
         self.user(user).reaches(self.notify_room)
     }
 
-    /// The users with a power of their own, creators of rooms of version 12 not among them.
-    pub fn listed_users(&self) -> impl Iterator<Item = (&UserId, i64)> {
-        self.users
-            .iter()
-            .flatten()
-            .map(|(user, level)| (&**user, *level))
-    }
-
     /// The creators of the room, for versions before 12 just the one.
     pub fn creators(&self) -> impl Iterator<Item = &UserId> {
         self.creators.iter().map(|user| &**user)

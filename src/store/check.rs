@@ -1,19 +1,25 @@
 //! Walks the whole store for broken invariants. Used by `kontor check` and by the crash tests.
 
+use std::fmt::{Debug, Display};
+
 use ruma::events::room::member::MembershipState;
+use serde::de::IgnoredAny;
 
 use super::{
     Error, Result, Store, View,
-    codec::{Key, Value},
+    codec::{AsKey, Key, Part, Value},
+    intern::StateKeyName,
     schema::{
-        ACCESS_TOKENS, ACCOUNT_DATA, ACCOUNT_DATA_CHANGES, ACCOUNTS, AUTH_EDGES, CURRENT_STATE,
-        DEVICES, EVENT_NIDS, EVENTS, HeadRow, RECEIPTS, RECEIPTS_OF, RELATIONS, ROOM_HEADS,
-        ROOM_IDS, ROOM_MEMBERS, ROOM_NIDS, STATE, TIMELINE, TRANSACTIONS, USER_IDS, USER_NIDS,
-        USER_ROOMS,
+        ACCESS_TOKENS, ACCOUNT_DATA, ACCOUNT_DATA_CHANGES, ACCOUNTS, ALIASES, AUTH_EDGES,
+        CURRENT_STATE, DEVICES, EVENT_NIDS, EVENTS, FILTERS, HeadRow, LOGIN_TOKENS, META, NODE,
+        PRESENCE, PROFILES, PUBLIC_ROOMS, RECEIPTS, RECEIPTS_OF, REFRESH_TOKENS,
+        REGISTRATION_TOKENS, RELATIONS, ROOM_ALIASES, ROOM_HEADS, ROOM_IDS, ROOM_MEMBERS,
+        ROOM_NIDS, STATE, STATE_KEY_NIDS, STATE_KEYS, TIMELINE, TRANSACTIONS, UNREAD, USER_IDS,
+        USER_NIDS, USER_ROOMS,
     },
     table::Table,
 };
-use crate::protocol::ids::{EventNid, RoomNid};
+use crate::protocol::ids::{EventNid, RoomNid, UserNid};
 
 /// One broken invariant, as a line for people.
 pub type Complaint = String;
@@ -34,7 +40,12 @@ impl Store {
         check.memberships(&mut say)?;
         check.around_events(&mut say)?;
         check.accounts(&mut say)?;
-        check.names(&mut say)
+        check.sessions(&mut say)?;
+        check.directory(&mut say)?;
+        check.names(&mut say)?;
+        // Any value will do in these two, as long as it can be read.
+        check.rows(&META, &mut say, |_, _, _| Ok(()))?;
+        check.rows(&NODE, &mut say, |_, _, _| Ok(()))
     }
 }
 
@@ -267,23 +278,116 @@ impl Check<'_> {
                 ));
             }
             Ok(())
+        })?;
+        self.rows(&RECEIPTS, say, |say, (room, position), row| {
+            let key = (
+                room,
+                row.user,
+                row.receipt_type.as_str(),
+                row.thread.as_str(),
+            );
+            if RECEIPTS_OF.get(&self.view, &key)? != Some(row) {
+                say(format!(
+                    "the receipt of room {room} at {position} is not its user's newest"
+                ));
+            }
+            Ok(())
         })
     }
 
-    fn accounts(&self, say: &mut dyn FnMut(Complaint)) -> Result<()> {
-        self.rows(&ACCESS_TOKENS, say, |say, (_,), row| {
-            if !DEVICES.contains(&self.view, &(row.user, row.device_id.as_str()))? {
+    fn sessions(&self, say: &mut dyn FnMut(Complaint)) -> Result<()> {
+        self.rows(&ACCESS_TOKENS, say, |say, (hash,), row| {
+            let device = DEVICES.get(&self.view, &(row.user, row.device_id.as_str()))?;
+            if device.is_none_or(|device| device.access_token != Some(hash)) {
                 say(format!(
-                    "an access token of user {} is for the device {}, which is missing",
+                    "an access token of user {} is for the device {}, which does not have it",
                     row.user, row.device_id
                 ));
             }
             Ok(())
         })?;
-        self.rows(&DEVICES, say, |say, (user, device), _| {
-            if !ACCOUNTS.contains(&self.view, &(user,))? {
+        self.rows(&REFRESH_TOKENS, say, |say, (hash,), row| {
+            let device = DEVICES.get(&self.view, &(row.user, row.device_id.as_str()))?;
+            if device.is_none_or(|device| {
+                ![device.refresh_token, device.previous_refresh_token].contains(&Some(hash))
+            }) {
                 say(format!(
-                    "the device {device} belongs to user {user}, who has no account"
+                    "a refresh token of user {} is for the device {}, which does not have it",
+                    row.user, row.device_id
+                ));
+            }
+            Ok(())
+        })?;
+        self.rows(&LOGIN_TOKENS, say, |say, (_,), row| {
+            self.account(say, row.user, "a login token")
+        })?;
+        self.rows(&DEVICES, say, |say, (user, device), row| {
+            if let Some(hash) = row.access_token
+                && !ACCESS_TOKENS.contains(&self.view, &(hash,))?
+            {
+                say(format!(
+                    "the access token of user {user} for the device {device} is not known"
+                ));
+            }
+            self.account(say, user, &format!("the device {device}"))
+        })
+    }
+
+    /// Complains if nobody owns `what`.
+    fn account(&self, say: &mut dyn FnMut(Complaint), user: UserNid, what: &str) -> Result<()> {
+        if !ACCOUNTS.contains(&self.view, &(user,))? {
+            say(format!("{what} belongs to user {user}, who has no account"));
+        }
+        Ok(())
+    }
+
+    fn accounts(&self, say: &mut dyn FnMut(Complaint)) -> Result<()> {
+        self.rows(&ACCOUNTS, say, |say, (user,), _| {
+            if !USER_IDS.contains(&self.view, &(user,))? {
+                say(format!("user {user} has an account but no name"));
+            }
+            Ok(())
+        })?;
+        self.rows(&PROFILES, say, |say, (user, field), json| {
+            if serde_json::from_str::<IgnoredAny>(&json).is_err() {
+                say(format!(
+                    "the profile field {field} of user {user} is not JSON"
+                ));
+            }
+            self.account(say, user, &format!("the profile field {field}"))
+        })?;
+        self.rows(&FILTERS, say, |say, (user, number), json| {
+            if serde_json::from_str::<IgnoredAny>(&json).is_err() {
+                say(format!("the filter {number} of user {user} is not JSON"));
+            }
+            let account = ACCOUNTS.get(&self.view, &(user,))?;
+            if account.is_none_or(|account| account.last_filter < number) {
+                say(format!(
+                    "the filter {number} of user {user} was never given out"
+                ));
+            }
+            Ok(())
+        })?;
+        self.rows(&PRESENCE, say, |say, (user,), _| {
+            self.account(say, user, "the presence")
+        })?;
+        self.rows(&UNREAD, say, |say, (user, room), row| {
+            if row.as_of > self.view.position() {
+                say(format!(
+                    "the unread counts of user {user} in room {room} are of {}, which has not come yet",
+                    row.as_of
+                ));
+            }
+            self.account(say, user, &format!("the unread count of room {room}"))
+        })?;
+        self.rows(&REGISTRATION_TOKENS, say, |say, (_,), row| {
+            if row
+                .uses_allowed
+                .is_some_and(|allowed| row.completed > allowed)
+            {
+                say(format!(
+                    "a registration token was used {} times, which is too often",
+                    row.completed
                 ));
             }
             Ok(())
@@ -296,25 +400,83 @@ impl Check<'_> {
                 ));
             }
             Ok(())
+        })?;
+        self.rows(&ACCOUNT_DATA_CHANGES, say, |say, (user, position), key| {
+            let key = (user, key.room, key.data_type.as_str());
+            let row = ACCOUNT_DATA.get(&self.view, &key)?;
+            if row.is_none_or(|row| row.position != position) {
+                say(format!("the account data of user {user} changed at {position}, but was not written then"));
+            }
+            Ok(())
+        })
+    }
+
+    fn directory(&self, say: &mut dyn FnMut(Complaint)) -> Result<()> {
+        self.rows(&ALIASES, say, |say, (alias,), row| {
+            if !ROOM_ALIASES.contains(&self.view, &(row.room, alias.as_str()))? {
+                say(format!(
+                    "room {} does not know of its alias {alias}",
+                    row.room
+                ));
+            }
+            Ok(())
+        })?;
+        self.rows(&ROOM_ALIASES, say, |say, (room, alias), ()| {
+            let row = ALIASES.get(&self.view, &(alias.as_str(),))?;
+            if row.is_none_or(|row| row.room != room) {
+                say(format!("the alias {alias} does not lead to room {room}"));
+            }
+            Ok(())
+        })?;
+        self.rows(&PUBLIC_ROOMS, say, |say, (room,), ()| {
+            if !ROOM_HEADS.contains(&self.view, &(room,))? {
+                say(format!("room {room} is in the directory but is missing"));
+            }
+            Ok(())
         })
     }
 
     fn names(&self, say: &mut dyn FnMut(Complaint)) -> Result<()> {
-        self.rows(&ROOM_NIDS, say, |say, (id,), (nid,)| {
-            if ROOM_IDS
-                .get(&self.view, &(nid,))?
-                .is_none_or(|name| name.as_str() != id)
-            {
-                say(format!("room {id} has number {nid}, which names another"));
+        self.pair(say, &ROOM_NIDS, &ROOM_IDS, |id| (id.to_string(),))?;
+        self.pair(say, &USER_NIDS, &USER_IDS, |id| (id.to_string(),))?;
+        self.pair(
+            say,
+            &STATE_KEY_NIDS,
+            &STATE_KEYS,
+            |StateKeyName(event_type, state_key)| (event_type.clone(), state_key.clone()),
+        )
+    }
+
+    /// Numbers and names must say the same about each other.
+    fn pair<K, N, V>(
+        &self,
+        say: &mut dyn FnMut(Complaint),
+        numbers: &Table<K, (N,)>,
+        names: &Table<(N,), V>,
+        name: impl Fn(&V) -> K,
+    ) -> Result<()>
+    where
+        K: Key + AsKey<K> + PartialEq + Debug,
+        N: Part + Copy + PartialEq + Display,
+        V: Value,
+    {
+        self.rows(numbers, say, |say, key, (number,)| {
+            let named = names.get(&self.view, &(number,))?;
+            if named.is_none_or(|value| name(&value) != key) {
+                say(format!(
+                    "{}: {key:?} is {number}, which is another",
+                    numbers.name
+                ));
             }
             Ok(())
         })?;
-        self.rows(&USER_NIDS, say, |say, (id,), (nid,)| {
-            if USER_IDS
-                .get(&self.view, &(nid,))?
-                .is_none_or(|name| name.as_str() != id)
-            {
-                say(format!("user {id} has number {nid}, which names another"));
+        self.rows(names, say, |say, (number,), value| {
+            let key = name(&value);
+            if numbers.get(&self.view, &key)? != Some((number,)) {
+                say(format!(
+                    "{}: {number} is {key:?}, which has another number",
+                    names.name
+                ));
             }
             Ok(())
         })

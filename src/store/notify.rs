@@ -130,12 +130,6 @@ impl Notify {
             .retain(|_, live| Arc::strong_count(live) > 1 || live.wake.receiver_count() > 0);
     }
 
-    /// How many users are live.
-    #[must_use]
-    pub fn live_count(&self) -> usize {
-        self.users.read().len()
-    }
-
     /// Records changes, makes them visible by `show`, and then wakes those who wait for them.
     pub(super) fn publish(&self, touches: &[(Position, Touch)], show: impl FnOnce()) {
         // Held over both steps, so that nobody starts to be followed between them.

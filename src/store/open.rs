@@ -30,7 +30,7 @@ use super::{
 };
 use crate::protocol::ids::Position;
 
-/// Raised with every change that older programs could not read.
+/// Raised with every change that older programs could not read, or would break by writing.
 const SCHEMA_VERSION: u64 = 1;
 
 /// When an acknowledged write is safe.
@@ -195,13 +195,21 @@ fn open_engine(path: &Path, options: &Options) -> Result<DB> {
     // operating system by itself, or a killed process would lose it.
     engine.set_manual_wal_flush(options.sync == Sync::Always);
 
-    let tables = schema::all().iter().map(|&(name, profile)| {
+    let table = |name: &str, profile| {
         ColumnFamilyDescriptor::new(name, table_options(profile, &cache, memtables))
-    });
-    let tables = tables.chain([ColumnFamilyDescriptor::new(
-        rocksdb::DEFAULT_COLUMN_FAMILY_NAME,
-        table_options(Profile::Point, &cache, memtables),
-    )]);
+    };
+    let known = schema::all();
+    let tables = known.iter().map(|&(name, profile)| table(name, profile));
+    // The engine wants every table opened that is there, also one that only another version knows. Such a table is
+    // left as it is; whether this version can do without it is what the schema version says.
+    let there = DB::list_cf(&engine, path).unwrap_or_default();
+    let foreign = there
+        .iter()
+        .filter(|there| known.iter().all(|(name, _)| name != there))
+        .filter(|there| *there != rocksdb::DEFAULT_COLUMN_FAMILY_NAME)
+        .map(|name| table(name, Profile::Point));
+    let default = table(rocksdb::DEFAULT_COLUMN_FAMILY_NAME, Profile::Point);
+    let tables = tables.chain(foreign).chain([default]);
     DB::open_cf_descriptors(&engine, path, tables).map_err(|source| {
         if source.to_string().to_lowercase().contains("lock") {
             Error::Locked(options.directory.clone())

@@ -57,8 +57,6 @@ tables! {
     AUTH_EDGES = "auth_edges": (EventNid,) => EventList, Point;
     /// The order of a room's events: positions for live ones, below zero for older history fetched later.
     TIMELINE = "timeline": (RoomNid, i64) => (EventNid,), Sequential;
-    /// Which event a redaction that has not been applied yet is waiting for.
-    REDACTIONS = "redactions": (String,) => (EventNid,), Point;
 
     // -- Rooms ----------------------------------------------------------------------------------------------------
     /// The end of each room's graph, and its counts.

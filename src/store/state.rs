@@ -102,11 +102,6 @@ impl Store {
         Ok(map)
     }
 
-    /// One entry of a snapshot.
-    pub fn state_entry(&self, id: SnapshotId, key: StateKeyNid) -> Result<Option<EventNid>> {
-        Ok(self.state(id)?.get(&key).copied())
-    }
-
     /// Remembers a snapshot that was just written.
     pub fn cache_state(&self, id: SnapshotId, map: &StateMap) {
         self.inner.states.0.insert(id, map.clone());

@@ -291,10 +291,64 @@ fn a_damaged_row_is_a_complaint() {
             schema::EVENT_NIDS.put(batch, &("$gone",), &(EventNid(5),));
             schema::TIMELINE.put(batch, &(RoomNid(1), 9), &(EventNid(5),));
             META.put(batch, &("other",), &(1,));
+            schema::USER_NIDS.put(batch, &("@gone:localhost",), &(UserNid(7),));
+            schema::FILTERS.put(batch, &(UserNid(7), 1), &"{".to_owned());
+            schema::LOGIN_TOKENS.put(
+                batch,
+                &([0; 32],),
+                &schema::LoginTokenRow {
+                    user: UserNid(7),
+                    expires_ts: 0,
+                },
+            );
+            schema::ROOM_ALIASES.put(batch, &(RoomNid(1), "#a:localhost"), &());
+            schema::PUBLIC_ROOMS.put(batch, &(RoomNid(1),), &());
             Ok(())
         })
         .unwrap();
     let mut complaints = Vec::new();
     store.check(|complaint| complaints.push(complaint)).unwrap();
-    assert_eq!(complaints.len(), 2, "{complaints:?}");
+    assert_eq!(complaints.len(), 8, "{complaints:#?}");
+}
+
+#[test]
+fn a_store_of_a_newer_program_is_refused() {
+    let (directory, store) = open();
+    let _not_awaited = store
+        .commit(|batch| {
+            META.put(batch, &("schema",), &(99,));
+            Ok(())
+        })
+        .unwrap();
+    store.close();
+    drop(store);
+    // It has a table that this one has never heard of, too.
+    let path = directory.path().join("store");
+    let there = rocksdb::DB::list_cf(&rocksdb::Options::default(), &path).unwrap();
+    let mut newer = rocksdb::DB::open_cf(&rocksdb::Options::default(), &path, &there).unwrap();
+    newer
+        .create_cf("future", &rocksdb::Options::default())
+        .unwrap();
+    drop(newer);
+    assert!(matches!(
+        Store::open(&options(directory.path())),
+        Err(Error::Schema { found: 99, .. })
+    ));
+}
+
+#[test]
+fn a_table_of_another_version_is_left_alone() {
+    let (directory, store) = open();
+    store.close();
+    drop(store);
+    let path = directory.path().join("store");
+    let there = rocksdb::DB::list_cf(&rocksdb::Options::default(), &path).unwrap();
+    let mut other = rocksdb::DB::open_cf(&rocksdb::Options::default(), &path, &there).unwrap();
+    other
+        .create_cf("former", &rocksdb::Options::default())
+        .unwrap();
+    drop(other);
+    Store::open(&options(directory.path())).unwrap();
+    let there = rocksdb::DB::list_cf(&rocksdb::Options::default(), &path).unwrap();
+    assert!(there.iter().any(|name| name == "former"));
 }

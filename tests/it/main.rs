@@ -1,5 +1,6 @@
 //! The node as a client sees it, in this process: modules are named after sections of the specification.
 
+mod access;
 mod account_data;
 mod account_management;
 mod coming_and_going;

@@ -299,7 +299,7 @@ impl Sync {
                 (window, state)
             }
             // Who declines an invite or takes back a knock is told just that: the room was never open to them.
-            _ => (self.farewell(&part, member)?, String::new()),
+            _ => self.farewell(&part, member)?,
         };
         let mut out = String::new();
         let mut object = Object::new(&mut out);
@@ -310,17 +310,22 @@ impl Sync {
         Ok(Some(out))
     }
 
-    /// A timeline of nothing but the event by which the user went.
-    fn farewell(&self, part: &RoomPart<'_>, member: &MemberRow) -> Result<Window> {
+    /// A timeline of nothing but the event by which the user went, and the state that a client takes from it.
+    fn farewell(&self, part: &RoomPart<'_>, member: &MemberRow) -> Result<(Window, String)> {
         let stored = self.rooms.event(part.asking.view, member.event)?;
         let membership = member.membership.clone();
-        Ok(Window {
+        let mut state = String::new();
+        if part.asking.request.state_after.is_some() {
+            part.write_state(std::slice::from_ref(&stored), &mut state)?;
+        }
+        let window = Window {
             shown: vec![Seen { stored, membership }],
             unshown_state: Vec::new(),
             limited: false,
             before: member.event.live_order() - 1,
             summary_changed: false,
-        })
+        };
+        Ok((window, state))
     }
 
     fn write_timeline(part: &RoomPart<'_>, window: &Window, object: &mut Object<'_>) -> Result<()> {
