@@ -2,7 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::server::{PASSWORD, TestServer, ok, refused};
+use crate::{
+    room::Room,
+    server::{PASSWORD, TestServer, ok, refused},
+};
 
 const PASSWORD_PATH: &str = "/_matrix/client/v3/account/password";
 const DEACTIVATE: &str = "/_matrix/client/v3/account/deactivate";
@@ -97,4 +100,27 @@ async fn a_deactivated_account_is_gone_for_good() {
         "M_USER_IN_USE",
     );
     ok(bob.get(WHOAMI).await);
+}
+
+#[tokio::test]
+async fn who_asks_to_be_erased_is_unknown_to_those_who_come_later() {
+    let server = TestServer::new();
+    let (alice, bob, carol) = (
+        server.register("alice").await,
+        server.register("bob").await,
+        server.register("carol").await,
+    );
+    let room = Room::new(&bob, "shared").await;
+    room.does(&alice, "join").await;
+    room.say(&alice, "personal").await;
+    ok(alice
+        .post(DEACTIVATE, json!({ "auth": auth(), "erase": true }))
+        .await);
+    room.does(&carol, "join").await;
+    for (who, sees) in [(&bob, true), (&carol, false)] {
+        let page = ok(room.get(who, "messages?dir=b&limit=100").await);
+        let chunk = page["chunk"].as_array().unwrap();
+        assert_eq!(page.to_string().contains("personal"), sees, "{page}");
+        assert!(chunk.iter().any(|event| event["type"] == "m.room.message"));
+    }
 }

@@ -486,15 +486,8 @@ impl<'r> Run<'r> {
                 "You may not redact events of others in this room",
             ));
         }
-        let damaged = |e: &dyn std::fmt::Display| {
-            Error::Internal(format!("event {} is damaged: {e}", target.nid))
-        };
-        let object = target.event.to_canonical().map_err(|e| damaged(&e))?;
-        let emptied = integrity::redact(object, rules).map_err(|e| damaged(&e))?;
+        let emptied = target.emptied(rules)?;
         let header = &target.event.header;
-        let mut emptied = Event::new(header.id.clone(), header.room_id.clone(), &emptied, rules)
-            .map_err(|e| damaged(&e))?;
-        emptied.header.flags = header.flags;
         let relation = match &header.relation {
             Some(relation) => self
                 .rooms

@@ -13,6 +13,7 @@ use crate::{
         auth::PowerLevels,
         event::Event,
         ids::{EventNid, Position, RoomNid, SnapshotId},
+        integrity,
     },
     store::{
         self, StateMap, View,
@@ -35,6 +36,20 @@ impl Stored {
     /// The state right after the event.
     pub fn after(&self) -> SnapshotId {
         self.event.snapshot_after(self.nid, self.facts.before)
+    }
+
+    /// The event with only what a redaction leaves of it.
+    pub(super) fn emptied(&self, rules: &RoomVersionRules) -> Result<Event> {
+        let damaged = |e: &dyn std::fmt::Display| {
+            Error::Internal(format!("event {} is damaged: {e}", self.nid))
+        };
+        let object = self.event.to_canonical().map_err(|e| damaged(&e))?;
+        let emptied = integrity::redact(object, rules).map_err(|e| damaged(&e))?;
+        let header = &self.event.header;
+        let mut emptied = Event::new(header.id.clone(), header.room_id.clone(), &emptied, rules)
+            .map_err(|e| damaged(&e))?;
+        emptied.header.flags = header.flags;
+        Ok(emptied)
     }
 }
 

@@ -4,17 +4,19 @@
 
 use std::{fmt::Write as _, ops::Bound};
 
-use ruma::events::TimelineEventType;
+use ruma::events::{TimelineEventType, room::member::MembershipState};
 use serde::{Deserialize, de::IgnoredAny};
 
 use super::{Seen, Sight, Stored};
 use crate::{
-    error::Result,
+    error::{Error, Result},
     protocol::{
+        event::Event,
         format::{self, Shape, Unsigned},
         ids::EventNid,
+        version,
     },
-    store::schema::{RELATIONS, RelationRow},
+    store::schema::{ACCOUNTS, RELATIONS, ROOM_HEADS, RelationRow},
 };
 
 /// The most references that are told with an event.
@@ -32,6 +34,11 @@ impl Sight<'_> {
         let stored = &seen.stored;
         let mut unsigned = self.unsigned(stored);
         unsigned.membership = Some(seen.membership.to_string());
+        if seen.membership != MembershipState::Join && self.is_erased(stored)? {
+            let emptied = self.emptied(stored)?;
+            format::push_client(out, &emptied, shape, &unsigned);
+            return Ok(());
+        }
         if let Some(replaced) = stored.facts.replaces {
             let replaced = self.rooms.event(self.view, replaced)?;
             unsigned.prev_content = Some(replaced.event.content_json().to_owned());
@@ -45,6 +52,22 @@ impl Sight<'_> {
         unsigned.relations = self.relations(stored, shape)?;
         format::push_client(out, &stored.event, shape, &unsigned);
         Ok(())
+    }
+
+    /// Whether the sender has asked to be forgotten by those who were not there when the event was sent.
+    fn is_erased(&self, stored: &Stored) -> Result<bool> {
+        let Some(sender) = self.rooms.store.find_user(&stored.event.header.sender)? else {
+            return Ok(false);
+        };
+        let account = ACCOUNTS.get(self.view, &(sender,))?;
+        Ok(account.is_some_and(|account| account.erased))
+    }
+
+    fn emptied(&self, stored: &Stored) -> Result<Event> {
+        let head = ROOM_HEADS.get(self.view, &(self.room,))?;
+        let rules = head.and_then(|head| version::rules(&head.version));
+        let rules = rules.ok_or_else(|| Error::Internal("a room has no version".to_owned()))?;
+        stored.emptied(rules)
     }
 
     /// Appends events as the members of a JSON array, without its brackets.
