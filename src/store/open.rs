@@ -177,7 +177,7 @@ impl Inner {
 
 fn open_engine(path: &Path, options: &Options) -> Result<DB> {
     let memtables = (options.memory / 4).max(8 << 20);
-    let cache = Cache::new_lru_cache(options.memory / 2);
+    let cache = Cache::new_lru_cache(options.memory / 8 * 3);
 
     let mut engine = EngineOptions::default();
     engine.create_if_missing(true);

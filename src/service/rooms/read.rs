@@ -68,8 +68,9 @@ struct Weigh;
 
 impl Weighter<EventNid, Arc<Stored>> for Weigh {
     fn weight(&self, _: &EventNid, stored: &Arc<Stored>) -> u64 {
-        let text = stored.event.client.len() + stored.event.wire.len();
-        u64::try_from(text + 600).unwrap_or(u64::MAX)
+        // Content and ids are kept once more when somebody has asked for them; every piece is rounded up.
+        let text = stored.event.client.len() * 2 + stored.event.wire.len();
+        u64::try_from(text + 1500).unwrap_or(u64::MAX)
     }
 }
 

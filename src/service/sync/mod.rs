@@ -119,7 +119,7 @@ impl Sync {
     pub async fn sync(
         self: &Arc<Self>,
         requester: &Requester,
-        request: SyncRequest,
+        mut request: SyncRequest,
     ) -> Result<String> {
         let live = self
             .store
@@ -137,9 +137,10 @@ impl Sync {
             if has_waited && range.may_have(Kinds::DEVICES) && !logged_in(&range.view, requester)? {
                 return Err(Error::unknown_token(false));
             }
-            let nothing = matches!(range.changes, Changes::None);
-            if !nothing && let Some(answer) = self.answer(requester, &request, range, waits).await?
-            {
+            // Whoever waits must hold no view: it would keep all that is overwritten meanwhile from being tidied up.
+            if matches!(range.changes, Changes::None) {
+                drop(range);
+            } else if let Some(answer) = self.answer(requester, &request, range, waits).await? {
                 return Ok(answer);
             }
             if !waits {
@@ -153,6 +154,8 @@ impl Sync {
                 () = self.stop.cancelled() => return Ok(v3::empty(position)),
             }
             has_waited = true;
+            // Up to here there was nothing to tell.
+            request.since = Some(SyncToken(position));
         }
     }
 
