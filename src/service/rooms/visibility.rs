@@ -23,7 +23,7 @@ use crate::{
     error::{Error, Result},
     protocol::{
         event::Event,
-        ids::{Position, RoomNid, SnapshotId, StateKeyNid, UserNid},
+        ids::{RoomNid, SnapshotId, StateKeyNid, UserNid},
         visibility::{Moment, may_see},
     },
     service::Requester,
@@ -106,7 +106,7 @@ impl Rooms {
         };
         if row.membership == MembershipState::Join {
             return Ok(Presence::Joined {
-                since: order_of(row.since),
+                since: row.since.live_order(),
             });
         }
         let mut by = self.event(view, row.event)?;
@@ -279,11 +279,6 @@ pub struct Seen {
 /// Said of a room that the asker is not in, and of one that does not exist.
 pub(super) fn not_in_room() -> Error {
     Error::forbidden("You are not in this room, and it is not open to everybody")
-}
-
-/// Where the event of this position stands in its timeline.
-fn order_of(position: Position) -> i64 {
-    i64::try_from(position.0).unwrap_or(i64::MAX)
 }
 
 fn visibility_of(event: &Event) -> HistoryVisibility {

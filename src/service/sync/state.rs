@@ -73,17 +73,14 @@ impl Sync {
         if !after {
             // What the filter kept out of the timeline would be lost, so it is told here if it still holds.
             let state = self.store.state(end)?;
-            let still = window.unshown_state.iter().filter(|stored| {
-                let (kind, key) = (
-                    stored.event.header.event_type.to_string(),
-                    &stored.event.header.state_key,
-                );
-                let key = self
-                    .store
-                    .find_state_key(&kind, key.as_deref().unwrap_or_default());
-                matches!(key, Ok(Some(key)) if state.get(&key) == Some(&stored.nid))
-            });
-            wanted.extend(still.map(|stored| stored.nid));
+            for stored in &window.unshown_state {
+                let header = &stored.event.header;
+                let (kind, key) = (header.event_type.to_string(), header.state_key.as_deref());
+                let key = self.store.find_state_key(&kind, key.unwrap_or_default())?;
+                if key.is_some_and(|key| state.get(&key) == Some(&stored.nid)) {
+                    wanted.push(stored.nid);
+                }
+            }
         }
         if lazy {
             self.add_members(part, window, &self.store.state(target)?, full, &mut wanted)?;
@@ -93,14 +90,11 @@ impl Sync {
         }
         let mut seen = HashSet::new();
         wanted.retain(|nid| seen.insert(*nid));
-        let mut events = self.rooms.events(part.asking.view, &wanted)?;
-        if !filter.state.allows_all() {
-            events.retain(|stored| {
-                let contains_url = || stored.event.content_json().contains("\"url\":");
-                filter
-                    .state
-                    .allows_event(&stored.event.header, contains_url)
-            });
+        let mut events = Vec::with_capacity(wanted.len());
+        for stored in self.rooms.events(part.asking.view, &wanted)? {
+            if part.sight.passes(&stored, &filter.state)? {
+                events.push(stored);
+            }
         }
         let mut out = String::new();
         part.write_state(&events, &mut out)?;

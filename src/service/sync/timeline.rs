@@ -119,8 +119,7 @@ impl RoomPart<'_> {
                 | TimelineEventType::RoomName
                 | TimelineEventType::RoomCanonicalAlias
         );
-        let contains_url = || stored.event.content_json().contains("\"url\":");
-        if filter.allows_all() || filter.allows_event(header, contains_url) {
+        if self.sight.passes(&stored, filter)? {
             return Ok(Some(Seen { stored, membership }));
         }
         if stored.event.is_state() {

@@ -4,7 +4,7 @@
 //! each user's counts are a fold over the timeline, which is carried on when they sync, and written down now and then
 //! so that nobody's fold begins at the beginning again. A receipt makes only what lies behind it be counted anew.
 
-use std::{collections::HashSet, ops::Bound, sync::Arc};
+use std::{cell::Cell, collections::HashSet, ops::Bound, sync::Arc};
 
 use quick_cache::sync::Cache;
 use ruma::OwnedEventId;
@@ -33,6 +33,10 @@ const WRITE_AFTER: u64 = 100;
 /// How many events are read at once.
 const CHUNK: usize = 256;
 
+/// Further back than this many events, what was redacted stays counted until the next receipt: who reads nothing for
+/// years must not have it all counted again for every redaction.
+const MAX_RECOUNT: u64 = 1000;
+
 pub(super) struct Unread(Cache<(UserNid, RoomNid), Arc<Fold>>);
 
 /// Counts, and how many events they have gone beyond what is stored.
@@ -48,6 +52,8 @@ struct Anew {
     main: bool,
     threads: HashSet<OwnedEventId>,
     from: i64,
+    /// With more events than this to look at, the counts stay as they are.
+    at_most: u64,
 }
 
 /// How far the user has read.
@@ -127,7 +133,7 @@ impl Sync {
             joined,
         };
         let row = &mut fold.row;
-        self.begin_anew(part, &read, &read.since(row.as_of), row)?;
+        self.begin_anew(part, &read, read.since(row.as_of), row)?;
         let from = row.counted;
         row.counted = view.position().live_order();
         let everything = Anew {
@@ -135,8 +141,9 @@ impl Sync {
             from,
             ..Anew::none()
         };
-        let (looked_at, emptied) = self.count(part, &read, &everything, row)?;
-        self.begin_anew(part, &read, &emptied, row)?;
+        let (looked_at, mut emptied) = self.count(part, &read, &everything, row)?;
+        emptied.at_most = MAX_RECOUNT;
+        self.begin_anew(part, &read, emptied, row)?;
         row.as_of = view.position();
         fold.unwritten += looked_at;
         if fold.unwritten >= WRITE_AFTER {
@@ -158,15 +165,31 @@ impl Sync {
         &self,
         part: &RoomPart<'_>,
         read: &Read<'_>,
-        anew: &Anew,
+        mut anew: Anew,
         row: &mut UnreadRow,
     ) -> Result<()> {
-        if anew.everything || anew.main {
+        // Receipts and redactions only take away, so what is nothing stays nothing and is not looked at.
+        let has_main = row.main != Counts::default();
+        anew.main = (anew.main || anew.everything) && has_main;
+        let counted = row.threads.iter().map(|(thread, _)| thread);
+        anew.threads = counted
+            .filter(|thread| anew.has(Some(thread)))
+            .cloned()
+            .collect();
+        anew.everything = false;
+        if !anew.main && anew.threads.is_empty() {
+            return Ok(());
+        }
+        let before = row.clone();
+        if anew.main {
             row.main = Counts::default();
         }
         row.threads.retain(|(thread, _)| !anew.has(Some(thread)));
         if anew.from < row.counted {
-            self.count(part, read, anew, row)?;
+            let (looked_at, _) = self.count(part, read, &anew, row)?;
+            if looked_at > anew.at_most {
+                *row = before;
+            }
         }
         Ok(())
     }
@@ -197,6 +220,9 @@ impl Sync {
             let nids: Vec<EventNid> = chunk.iter().map(|(_, (nid,))| *nid).collect();
             for (((_, order), _), stored) in chunk.iter().zip(self.rooms.events(view, &nids)?) {
                 looked_at += 1;
+                if looked_at > anew.at_most {
+                    return Ok((looked_at, emptied));
+                }
                 if let Some(target) = &stored.event.header.redacts
                     && let Some(target) = self.rooms.find_event(view, target)?
                     && let Some(at) = target.facts.order.filter(|at| *at <= anew.from)
@@ -237,8 +263,19 @@ impl Sync {
             part.head.joined,
             self.may_notify_room(part, stored)?,
         );
-        let name = || self.display_name(part).ok().flatten().unwrap_or_default();
+        // The rules ask by a closure that can not fail, so a failure of the store is kept aside.
+        let failure = Cell::new(None);
+        let name = || match self.display_name(part) {
+            Ok(name) => name.unwrap_or_default(),
+            Err(error) => {
+                failure.set(Some(error));
+                String::new()
+            }
+        };
         let outcome = occasion.evaluate(rules, &part.asking.requester.user_id, name);
+        if let Some(error) = failure.into_inner() {
+            return Err(error);
+        }
         if !outcome.notify {
             return Ok(());
         }
@@ -289,6 +326,7 @@ impl Anew {
             main: false,
             threads: HashSet::new(),
             from: i64::MAX,
+            at_most: u64::MAX,
         }
     }
 

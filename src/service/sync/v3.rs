@@ -221,9 +221,7 @@ impl Sync {
             member,
             head: head.ok_or_else(|| Error::Internal(format!("room {room} has no head")))?,
             sight: self.rooms.sight(asking.view, room, asking.requester)?,
-            known: asking
-                .since
-                .map(|since| PageToken::from(SyncToken(since)).0),
+            known: asking.since.map(Position::live_order),
             kinds,
         })
     }
@@ -241,7 +239,7 @@ impl Sync {
         if newly_joined {
             (part.known, part.kinds) = (None, None);
         }
-        let upto = PageToken::from(SyncToken(asking.view.position())).0;
+        let upto = asking.view.position().live_order();
         let window = self.window(&part, upto)?;
         if let Some(since) = asking.since {
             self.meet(&part, &window, since, met)?;
