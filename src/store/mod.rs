@@ -22,7 +22,7 @@ pub use self::{
     codec::{Record, Value},
     commit::Committed,
     open::{Options, Sync},
-    state::{Chain, Fresh, StateMap, difference},
+    state::{Base, Chain, StateMap, difference},
     table::{Profile, Table},
     view::View,
 };

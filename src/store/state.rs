@@ -43,9 +43,9 @@ pub struct Chain {
     pub full: SnapshotId,
 }
 
-/// The last full copy of a commit, which nobody can read before the commit is done.
+/// The last full copy of a chain, in memory so that a commit needs to read nothing.
 #[derive(Default)]
-pub struct Fresh(Option<(SnapshotId, StateMap)>);
+pub struct Base(Option<(SnapshotId, StateMap)>);
 
 /// Snapshots in memory.
 pub(super) struct StateCache(Cache<SnapshotId, StateMap, Weigh>);
@@ -118,19 +118,30 @@ fn apply(map: &mut StateMap, row: &StateRow) {
 }
 
 impl Chain {
+    /// What writing `rows` more snapshots needs; to be asked for before the commit.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn base(&self, store: &Store, rows: usize) -> Result<Base> {
+        let is_long = usize::from(self.hops) + rows > usize::from(MAX_HOPS);
+        if self.tip == SnapshotId(0) || !is_long {
+            return Ok(Base::default());
+        }
+        Ok(Base(Some((self.full, store.state(self.full)?))))
+    }
+
     /// Writes the snapshot `id`, which is `before` with `set` applied and `removed` taken away, and moves the tip.
     ///
-    /// `after` is the full result; it is read only when the chain has become too long. `fresh` is for all calls of one
-    /// commit together.
+    /// `after` is the full result; it is looked at only when the chain has become too long. `base` is what
+    /// [`base`](Self::base) gave, and is for all calls of one commit together.
     pub fn write(
         &mut self,
-        store: &Store,
         batch: &mut Batch<'_>,
         id: SnapshotId,
         after: &StateMap,
         (set, removed): (Vec<(StateKeyNid, EventNid)>, Vec<StateKeyNid>),
-        fresh: &mut Fresh,
-    ) -> Result<()> {
+        base: &mut Base,
+    ) {
         let row = if self.tip == SnapshotId(0) {
             full(after)
         } else if self.hops < MAX_HOPS {
@@ -141,30 +152,27 @@ impl Chain {
                 removed,
             }
         } else {
-            let base = match &fresh.0 {
-                Some((id, map)) if *id == self.full => map.clone(),
-                _ => store.state(self.full)?,
-            };
-            let (set, removed) = difference(&base, after);
-            if (set.len() + removed.len()) * 2 > after.len() {
-                full(after)
-            } else {
-                StateRow {
-                    parent: Some(self.full),
-                    hops: 0,
-                    set,
-                    removed,
+            let merged = base.0.as_ref().filter(|(id, _)| *id == self.full);
+            let merged = merged.map(|(_, base)| difference(base, after));
+            match merged {
+                Some((set, removed)) if (set.len() + removed.len()) * 2 <= after.len() => {
+                    StateRow {
+                        parent: Some(self.full),
+                        hops: 0,
+                        set,
+                        removed,
+                    }
                 }
+                _ => full(after),
             }
         };
         self.hops = row.hops;
         if row.parent.is_none() {
             self.full = id;
-            fresh.0 = Some((id, after.clone()));
+            base.0 = Some((id, after.clone()));
         }
         self.tip = id;
         STATE.put(batch, &(id,), &row);
-        Ok(())
     }
 }
 

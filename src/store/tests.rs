@@ -136,17 +136,13 @@ fn differences_of_states_add_up_to_what_was_set() {
         let id = SnapshotId(step);
         map.insert(key, EventNid(step));
         naive.insert(key, EventNid(step));
+        let mut base = chain.base(&store, 1).unwrap();
         let _not_awaited = store
             .commit(|batch| {
                 batch.position();
-                chain.write(
-                    &store,
-                    batch,
-                    id,
-                    &map,
-                    (vec![(key, EventNid(step))], Vec::new()),
-                    &mut Fresh::default(),
-                )
+                let set = vec![(key, EventNid(step))];
+                chain.write(batch, id, &map, (set, Vec::new()), &mut base);
+                Ok(())
             })
             .unwrap();
         history.push((id, naive.clone()));
@@ -155,6 +151,10 @@ fn differences_of_states_add_up_to_what_was_set() {
     drop(store);
     // A new store has nothing in memory, so this walks the rows.
     let store = Store::open(&options(directory.path())).unwrap();
+    let view = store.view();
+    let rows = schema::STATE.scan(&view, &()).map(|row| row.unwrap().1);
+    let merged = rows.filter(|row| row.parent.is_some() && row.hops == 0);
+    assert!(merged.count() > 0, "long chains are merged");
     for (id, naive) in history.iter().rev().step_by(7) {
         let stored: BTreeMap<_, _> = store.state(*id).unwrap().into_iter().collect();
         assert_eq!(stored, *naive, "state {id}");
@@ -164,13 +164,13 @@ fn differences_of_states_add_up_to_what_was_set() {
 #[test]
 fn a_long_run_of_states_fits_into_one_commit() {
     let (_directory, store) = open();
-    let (mut chain, mut fresh, mut map) = (Chain::default(), Fresh::default(), StateMap::new());
+    let (mut chain, mut base, mut map) = (Chain::default(), Base::default(), StateMap::new());
     let _not_awaited = store
         .commit(|batch| {
             for step in 1..=300_u64 {
                 let (id, set) = (SnapshotId(step), (StateKeyNid(step), EventNid(step)));
                 map.insert(set.0, set.1);
-                chain.write(&store, batch, id, &map, (vec![set], Vec::new()), &mut fresh)?;
+                chain.write(batch, id, &map, (vec![set], Vec::new()), &mut base);
             }
             Ok(())
         })

@@ -6,7 +6,7 @@
 mod known;
 mod write;
 
-use std::{cell::RefCell, collections::HashMap};
+use std::{cell::RefCell, collections::HashMap, sync::Arc};
 
 use ruma::{
     CanonicalJsonObject, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedUserId, UInt,
@@ -28,7 +28,7 @@ use crate::{
     },
     store::{
         self, Batch, View,
-        schema::{EventRow, MemberRow, ROOM_HEADS, ROOM_MEMBERS},
+        schema::{MemberRow, ROOM_HEADS, ROOM_MEMBERS},
     },
 };
 
@@ -100,6 +100,7 @@ enum Ref {
 
 struct Drafted {
     event: Event,
+    sender: UserNid,
     transaction: Option<Transaction>,
     auth: Vec<Ref>,
     state: Option<StateDelta>,
@@ -110,8 +111,9 @@ struct Drafted {
 
 /// An event that a run empties.
 struct Redacted {
-    nid: EventNid,
-    row: EventRow,
+    target: Arc<Stored>,
+    emptied: Event,
+    sender: UserNid,
     /// What it related to, and how: it does so no longer.
     relation: Option<(EventNid, String)>,
 }
@@ -287,8 +289,10 @@ impl<'r> Run<'r> {
         }
         self.prev = vec![id.clone()];
         self.depth = header.depth;
+        let sender = self.rooms.store.user_nid(&header.sender)?;
         self.drafted.push(Drafted {
             event,
+            sender,
             transaction,
             auth,
             state,
@@ -310,8 +314,10 @@ impl<'r> Run<'r> {
         } = self;
         let mut next = head.clone();
         let now = rooms.clock.now_ms();
+        let states = drafted.iter().filter(|item| item.state.is_some()).count();
+        let base = next.row.chain.base(&rooms.store, states)?;
         let committed = rooms.store.commit(|batch| {
-            let stored = write(rooms, &mut next, batch, drafted, now)?;
+            let stored = write(&mut next, batch, drafted, base, now);
             next.row.depth = depth;
             ROOM_HEADS.put(batch, &(next.nid,), &next.row);
             more(batch)?;
@@ -486,7 +492,6 @@ impl<'r> Run<'r> {
                 "You may not redact events of others in this room",
             ));
         }
-        let emptied = target.emptied(rules)?;
         let header = &target.event.header;
         let relation = match &header.relation {
             Some(relation) => self
@@ -496,9 +501,10 @@ impl<'r> Run<'r> {
             None => None,
         };
         Ok(Some(Redacted {
-            nid: target.nid,
-            row: EventRow::new(&self.rooms.store, &emptied, target.facts.clone())?,
+            emptied: target.emptied(rules)?,
+            sender: self.rooms.store.user_nid(&header.sender)?,
             relation,
+            target,
         }))
     }
 }

@@ -61,15 +61,13 @@ pub struct Facts {
 }
 
 impl EventRow {
-    /// Makes the row of an event.
-    ///
-    /// # Errors
-    /// When the names in it can not be given numbers.
-    pub fn new(store: &Store, event: &Event, facts: Facts) -> Result<Self> {
+    /// Makes the row of an event in a room by a sender.
+    #[must_use]
+    pub fn new(event: &Event, facts: Facts, room: RoomNid, sender: UserNid) -> Self {
         let header = event.header.clone();
-        Ok(Self {
-            room: store.room_nid(&header.room_id)?,
-            sender: store.user_nid(&header.sender)?,
+        Self {
+            room,
+            sender,
             id: header.id,
             event_type: header.event_type,
             state_key: header.state_key,
@@ -83,7 +81,7 @@ impl EventRow {
             wire: event.wire.clone(),
             content_len: u32::try_from(event.content_len()).expect("events are below 64 KiB"),
             facts,
-        })
+        }
     }
 
     /// The event and what is known about it.

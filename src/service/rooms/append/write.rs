@@ -2,15 +2,15 @@
 
 use ruma::events::{TimelineEventType, room::member::MembershipState};
 
-use super::{Drafted, MemberDelta, Redacted, Ref};
+use super::{Drafted, MemberDelta, Ref};
 use crate::{
     protocol::{
         ids::{EventNid, Position},
         summary::Counts,
     },
-    service::rooms::{RoomHead, Rooms, Stored},
+    service::rooms::{RoomHead, Stored},
     store::{
-        self, Batch, Fresh,
+        Base, Batch,
         notify::Kinds,
         schema::{
             AUTH_EDGES, CURRENT_STATE, EVENT_NIDS, EVENTS, EventList, EventRow, Facts, MemberRow,
@@ -23,17 +23,16 @@ use crate::{
 /// The new events, and the stored ones that they changed.
 pub(super) type Outcome = (Vec<Stored>, Vec<Stored>);
 
-/// Gives numbers and encodes. Nothing is read here but what was read before.
+/// Gives numbers and encodes. All that it needs was read before.
 pub(super) fn write(
-    rooms: &Rooms,
     head: &mut RoomHead,
     batch: &mut Batch<'_>,
     drafted: Vec<Drafted>,
+    mut base: Base,
     now: u64,
-) -> store::Result<Outcome> {
+) -> Outcome {
     let mut nids: Vec<EventNid> = Vec::with_capacity(drafted.len());
     let (mut written, mut changed) = (Vec::new(), Vec::new());
-    let mut fresh = Fresh::default();
     for item in drafted {
         let position = batch.position();
         let nid = EventNid(position.0);
@@ -67,34 +66,31 @@ pub(super) fn write(
         if let Some((parent, kind)) = &item.relation {
             let row = RelationRow {
                 event: nid,
-                sender: rooms.store.user_nid(&header.sender)?,
+                sender: item.sender,
             };
             RELATIONS.put(batch, &(*parent, kind.as_str(), nid.live_order()), &row);
         }
         if let Some(transaction) = &item.transaction {
-            let sender = rooms.store.user_nid(&header.sender)?;
             let row = TransactionRow {
                 event: nid,
                 ts: now,
             };
             let device = transaction.origin.device_id.as_str();
-            TRANSACTIONS.put(batch, &(sender, device, head.nid, transaction.key()), &row);
+            let key = (item.sender, device, head.nid, transaction.key());
+            TRANSACTIONS.put(batch, &key, &row);
         }
-        if let Some(Redacted {
-            nid: target,
-            mut row,
-            relation,
-        }) = item.redacted
-        {
-            row.facts.redacted_by = Some(nid);
-            EVENTS.put(batch, &(target,), &row);
-            if let (Some((parent, kind)), Some(order)) = (relation, row.facts.order) {
+        if let Some(redacted) = item.redacted {
+            let mut facts = redacted.target.facts.clone();
+            facts.redacted_by = Some(nid);
+            if let (Some((parent, kind)), Some(order)) = (redacted.relation, facts.order) {
                 RELATIONS.delete(batch, &(parent, kind, order));
             }
-            let (event, facts) = row.into_parts(&rooms.store)?;
+            let target = redacted.target.nid;
+            let row = EventRow::new(&redacted.emptied, facts.clone(), head.nid, redacted.sender);
+            EVENTS.put(batch, &(target,), &row);
             changed.push(Stored {
                 nid: target,
-                event,
+                event: redacted.emptied,
                 facts,
             });
         }
@@ -102,14 +98,9 @@ pub(super) fn write(
         if let Some(state) = item.state {
             head.state.insert(state.key, nid);
             let (chain, after) = (&mut head.row.chain, &head.state);
-            chain.write(
-                &rooms.store,
-                batch,
-                nid.snapshot_after(),
-                after,
-                (vec![(state.key, nid)], Vec::new()),
-                &mut fresh,
-            )?;
+            let set = vec![(state.key, nid)];
+            let id = nid.snapshot_after();
+            chain.write(batch, id, after, (set, Vec::new()), &mut base);
             let key = (
                 head.nid,
                 header.event_type.to_string(),
@@ -124,11 +115,8 @@ pub(super) fn write(
                 write_member(head, batch, position, nid, &member);
             }
         }
-        EVENTS.put(
-            batch,
-            &(nid,),
-            &EventRow::new(&rooms.store, &item.event, facts.clone())?,
-        );
+        let row = EventRow::new(&item.event, facts.clone(), head.nid, item.sender);
+        EVENTS.put(batch, &(nid,), &row);
         head.row.extremities = vec![(header.id.clone(), nid)];
         head.row.last = position;
         batch.touch_users(position, head.members.clone(), head.nid, kinds);
@@ -139,7 +127,7 @@ pub(super) fn write(
             facts,
         });
     }
-    Ok((written, changed))
+    (written, changed)
 }
 
 fn write_member(
