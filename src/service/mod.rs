@@ -91,7 +91,12 @@ impl Services {
             keyring,
             &config,
         ));
-        let lifecycle = Lifecycle::new(store.clone(), rooms.clone(), limits.clone());
+        let lifecycle = Lifecycle::new(
+            store.clone(),
+            rooms.clone(),
+            accounts.clone(),
+            limits.clone(),
+        );
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let typing = Arc::new(Typing::new(
             store.clone(),

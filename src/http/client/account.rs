@@ -56,12 +56,10 @@ async fn deactivate(
     }: Ruma<deactivate::v3::Request>,
 ) -> Result<deactivate::v3::Response> {
     let requester = requester.ok_or_else(missing_token)?;
-    let accounts = &services.accounts;
-    accounts
-        .confirm(&requester, "deactivate", request.auth.as_ref())
+    services
+        .lifecycle
+        .deactivate(&requester, request.auth.as_ref(), request.erase)
         .await?;
-    accounts.deactivate(requester.nid, request.erase).await?;
-    services.lifecycle.leave_everything(&requester).await?;
     // There were no third-party ids to unbind.
     let unbound = ThirdPartyIdRemovalStatus::Success;
     Ok(deactivate::v3::Response::new(unbound))

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use http::StatusCode;
 use ruma::{
     CanonicalJsonObject, RoomId,
     api::client::{
@@ -19,7 +18,10 @@ use ruma::{
 use crate::{
     error::{Error, Result},
     http::{extract::Ruma, routes::Routes},
-    service::{Services, lifecycle::object},
+    service::{
+        Services,
+        lifecycle::{no_identity_server, object},
+    },
 };
 
 pub(super) fn routes(routes: Routes) -> Routes {
@@ -45,15 +47,7 @@ fn with(reason: Option<String>) -> CanonicalJsonObject {
 /// What a client wants to say when it joins: whatever it sends, as the reference server takes it.
 fn custom(body: &[u8]) -> Result<CanonicalJsonObject> {
     let text = str::from_utf8(body).map_err(|e| Error::bad_json(e.to_string()))?;
-    let mut content = if text.is_empty() {
-        CanonicalJsonObject::new()
-    } else {
-        object(text)?
-    };
-    content.remove("third_party_signed");
-    // This would set the membership, and so join again who has joined.
-    content.remove("membership");
-    Ok(content)
+    object(text)
 }
 
 async fn create(
@@ -150,14 +144,6 @@ async fn invite(
         .invite(&requester, room, user, with(invitee.reason))
         .await?;
     Ok(invite_user::v3::Response::new())
-}
-
-fn no_identity_server() -> Error {
-    Error::api(
-        StatusCode::FORBIDDEN,
-        "M_THREEPID_DENIED",
-        "This server has no identity server to invite by e-mail or phone; invite by user id",
-    )
 }
 
 async fn kick(

@@ -22,7 +22,7 @@ use crate::{
         respond::Json,
         routes::Routes,
     },
-    service::{Requester, Services},
+    service::Services,
 };
 
 pub(super) fn routes(routes: Routes) -> Routes {
@@ -89,7 +89,10 @@ async fn set_field(
     let value = request.body.remove(&request.field);
     let value = value.ok_or_else(|| Error::missing_param(&request.field))?;
     let (user, field) = (&request.user_id, &*request.field);
-    change(&services, &requester, user, field, Some(value)).await?;
+    services
+        .lifecycle
+        .set_profile_field(&requester, user, field, Some(value))
+        .await?;
     Ok(set_profile_field::v3::Response::new())
 }
 
@@ -100,23 +103,9 @@ async fn delete_field(
     }: Ruma<delete_profile_field::v3::Request>,
 ) -> Result<delete_profile_field::v3::Response> {
     let (user, field) = (&request.user_id, request.field.as_str());
-    change(&services, &requester, user, field, None).await?;
-    Ok(delete_profile_field::v3::Response::new())
-}
-
-async fn change(
-    services: &Services,
-    requester: &Requester,
-    user: &OwnedUserId,
-    field: &str,
-    value: Option<Value>,
-) -> Result<()> {
-    let rooms_show_it = services
-        .accounts
-        .set_profile_field(requester, user, field, value)
+    services
+        .lifecycle
+        .set_profile_field(&requester, user, field, None)
         .await?;
-    if rooms_show_it {
-        services.lifecycle.spread_profile(requester).await?;
-    }
-    Ok(())
+    Ok(delete_profile_field::v3::Response::new())
 }

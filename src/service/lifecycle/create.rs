@@ -13,7 +13,7 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 
-use super::{Lifecycle, content, is_public, object, raw_object, read};
+use super::{Lifecycle, content, is_public, no_identity_server, object, raw_object, read};
 use crate::{
     error::{Error, Result},
     protocol::{auth::Denied, version},
@@ -53,11 +53,7 @@ impl Lifecycle {
         request: Request,
     ) -> Result<OwnedRoomId> {
         if !request.invite_3pid.is_empty() {
-            return Err(Error::api(
-                StatusCode::FORBIDDEN,
-                "M_THREEPID_DENIED",
-                "This server has no identity server to invite by e-mail or phone; invite by user id",
-            ));
+            return Err(no_identity_server());
         }
         let initial: Vec<Initial> = request
             .initial_state
@@ -160,8 +156,7 @@ impl Lifecycle {
 
     fn add_first_events(&self, run: &mut Run<'_>, plan: &Plan<'_>) -> Result<()> {
         let creator = plan.creator;
-        let view = self.store.latest();
-        let mut member = self.profile(&view, creator)?;
+        let mut member = self.profile(creator)?;
         member.insert("membership".to_owned(), "join".to_owned().into());
         let mut first = vec![(StateEventType::RoomMember, creator.to_string(), member)];
         for (event_type, content) in plan.events()? {
@@ -181,7 +176,7 @@ impl Lifecycle {
             if user == creator {
                 continue;
             }
-            let mut invite = self.profile(&view, user)?;
+            let mut invite = self.profile(user)?;
             invite.insert("membership".to_owned(), "invite".to_owned().into());
             if plan.request.is_direct {
                 invite.insert("is_direct".to_owned(), true.into());

@@ -18,7 +18,7 @@ use crate::{
     service::{
         Requester,
         limits::Kind,
-        rooms::{NewEvent, RoomGuard, RoomHead, Run},
+        rooms::{NewEvent, RoomGuard, RoomHead},
     },
     store::{
         notify::Kinds,
@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// The member of a content that says who has let somebody in.
-const AUTHORISED_BY: &str = "join_authorised_via_users_server";
+pub(super) const AUTHORISED_BY: &str = "join_authorised_via_users_server";
 
 #[derive(Deserialize)]
 struct GuestAccessContent {
@@ -49,7 +49,7 @@ impl Lifecycle {
             .ok_or_else(|| Error::not_found("The room alias"))
     }
 
-    /// Joins a room. What `custom` does not say is taken from the user's profile.
+    /// Joins a room, unless the user is in it. What `custom` does not say is taken from the user's profile.
     ///
     /// # Errors
     /// 403 when the room's rules say no, 404 when this node does not know the room.
@@ -58,6 +58,18 @@ impl Lifecycle {
         requester: &Requester,
         room: &RoomId,
         mut custom: CanonicalJsonObject,
+    ) -> Result<OwnedEventId> {
+        custom.remove("third_party_signed");
+        self.enter(requester, room, custom, false).await
+    }
+
+    /// Joins a room, or with `again` writes the membership of somebody who is in it anew.
+    async fn enter(
+        &self,
+        requester: &Requester,
+        room: &RoomId,
+        mut custom: CanonicalJsonObject,
+        again: bool,
     ) -> Result<OwnedEventId> {
         self.limits.check(Kind::Join, requester.user_id.as_str())?;
         // Who lets somebody in is for the node to say.
@@ -70,7 +82,7 @@ impl Lifecycle {
             .map_or(MembershipState::Leave, |row| row.membership.clone());
         if let Some(row) = present
             && before == MembershipState::Join
-            && !custom.contains_key("membership")
+            && !again
         {
             let event = self.rooms.event(&self.store.latest(), row.event)?;
             drop(guard);
@@ -80,7 +92,7 @@ impl Lifecycle {
         if requester.guest {
             self.check_guest(head)?;
         }
-        let mut content = self.profile(&self.store.latest(), &requester.user_id)?;
+        let mut content = self.profile(&requester.user_id)?;
         content.extend(custom);
         if before != MembershipState::Join
             && let Some(by) = self.authorised_by(head, requester, &before)?
@@ -104,7 +116,7 @@ impl Lifecycle {
     ) -> Result<OwnedEventId> {
         self.limits.check(Kind::Join, requester.user_id.as_str())?;
         let guard = self.rooms.lock(room).await?;
-        let mut content = self.profile(&self.store.latest(), &requester.user_id)?;
+        let mut content = self.profile(&requester.user_id)?;
         content.extend(custom);
         let target = &*requester.user_id;
         self.change(guard, requester, target, MembershipState::Knock, content)
@@ -153,7 +165,7 @@ impl Lifecycle {
             .check(Kind::Invite, requester.user_id.as_str())?;
         self.limits.check(Kind::Invited, target.as_str())?;
         let guard = self.rooms.lock_for(requester, room).await?;
-        let mut content = self.profile(&self.store.latest(), target)?;
+        let mut content = self.profile(target)?;
         content.extend(custom);
         self.change(guard, requester, target, MembershipState::Invite, content)
             .await
@@ -191,7 +203,7 @@ impl Lifecycle {
         custom: CanonicalJsonObject,
     ) -> Result<OwnedEventId> {
         let guard = self.rooms.lock_for(requester, room).await?;
-        let mut content = self.profile(&self.store.latest(), target)?;
+        let mut content = self.profile(target)?;
         content.extend(custom);
         self.change(guard, requester, target, MembershipState::Ban, content)
             .await
@@ -268,7 +280,7 @@ impl Lifecycle {
             .ok_or_else(|| Error::bad_json("`membership` must be a text"))?;
         let is_own = target == requester.user_id;
         match membership {
-            MembershipState::Join if is_own => self.join(requester, room, custom).await,
+            MembershipState::Join if is_own => self.enter(requester, room, custom, true).await,
             MembershipState::Knock if is_own => self.knock(requester, room, custom).await,
             MembershipState::Leave if is_own => self.leave(requester, room, custom).await,
             MembershipState::Leave => {
@@ -307,12 +319,7 @@ impl Lifecycle {
         let head = guard.head();
         let id = match self.as_it_is(head, &event)? {
             Some(id) => id,
-            None => {
-                let mut run = Run::new(&self.rooms, head);
-                let id = run.add(event)?;
-                run.commit(|_| Ok(()))?;
-                id
-            }
+            None => self.append(head, event)?,
         };
         drop(guard);
         self.settle().await?;

@@ -8,39 +8,43 @@ mod send;
 
 use std::sync::Arc;
 
+use http::StatusCode;
 use parking_lot::Mutex;
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomId, RoomAliasId, UserId,
+    CanonicalJsonObject, OwnedEventId, OwnedRoomId, RoomAliasId, UserId,
     api::client::room::Visibility,
 };
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 
-use super::{limits::Limits, rooms::Rooms};
+use super::{
+    accounts::Accounts,
+    limits::Limits,
+    rooms::{NewEvent, RoomHead, Rooms, Run},
+};
 use crate::{
     error::{Error, Result},
     protocol::integrity,
-    store::{
-        Store, View,
-        schema::{ALIASES, PROFILES},
-    },
+    store::{Store, schema::ALIASES},
 };
 
 /// Begins, enters, leaves and moderates rooms.
 pub struct Lifecycle {
     store: Store,
     rooms: Arc<Rooms>,
+    accounts: Arc<Accounts>,
     limits: Limits,
     /// Held from looking whether an alias is free until it is taken.
     aliases: Mutex<()>,
 }
 
 impl Lifecycle {
-    /// Needs the rooms, and the store for what is around them.
-    pub fn new(store: Store, rooms: Arc<Rooms>, limits: Limits) -> Self {
+    /// Needs the rooms, the accounts, and the store for what is around them.
+    pub fn new(store: Store, rooms: Arc<Rooms>, accounts: Arc<Accounts>, limits: Limits) -> Self {
         Self {
             store,
             rooms,
+            accounts,
             limits,
             aliases: Mutex::new(()),
         }
@@ -57,25 +61,37 @@ impl Lifecycle {
     }
 
     /// What a user is called and looks like, for their member events.
-    fn profile(&self, view: &View, user: &UserId) -> Result<CanonicalJsonObject> {
+    fn profile(&self, user: &UserId) -> Result<CanonicalJsonObject> {
         let mut profile = CanonicalJsonObject::new();
-        if let Some(nid) = self.store.find_user(user)? {
-            for field in ["displayname", "avatar_url"] {
-                let Some(json) = PROFILES.get(view, &(nid, field))? else {
-                    continue;
-                };
-                if let Ok(CanonicalJsonValue::String(text)) = serde_json::from_str(&json) {
-                    profile.insert(field.to_owned(), text.into());
-                }
+        for field in ["displayname", "avatar_url"] {
+            if let Some(Value::String(text)) = self.accounts.profile_field(user, field)? {
+                profile.insert(field.to_owned(), text.into());
             }
         }
         Ok(profile)
+    }
+
+    /// Adds one event to the end of a room.
+    fn append(&self, head: &mut RoomHead, event: NewEvent) -> Result<OwnedEventId> {
+        let mut run = Run::new(&self.rooms, head);
+        let id = run.add(event)?;
+        run.commit(|_| Ok(()))?;
+        Ok(id)
     }
 
     /// Waits until all that this request may have seen or written is safe.
     async fn settle(&self) -> Result<()> {
         Ok(self.store.durable(self.store.latest().position()).await?)
     }
+}
+
+/// An invite of somebody by their e-mail address or phone number.
+pub fn no_identity_server() -> Error {
+    Error::api(
+        StatusCode::FORBIDDEN,
+        "M_THREEPID_DENIED",
+        "This server has no identity server to invite by e-mail or phone; invite by user id",
+    )
 }
 
 /// Content as it is signed, from what the specification's types write.

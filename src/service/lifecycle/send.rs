@@ -13,7 +13,7 @@ use crate::{
     service::{
         Requester,
         limits::Kind,
-        rooms::{NewEvent, RoomHead, Run, Transaction},
+        rooms::{NewEvent, RoomHead, Transaction},
     },
     store::{
         View,
@@ -126,10 +126,7 @@ impl Lifecycle {
             Some(id) => id,
             None => {
                 self.check_content(head, &event)?;
-                let mut run = Run::new(&self.rooms, head);
-                let id = run.add(event)?;
-                run.commit(|_| Ok(()))?;
-                id
+                self.append(head, event)?
             }
         };
         drop(guard);
