@@ -127,7 +127,6 @@ impl Lifecycle {
             if listed {
                 PUBLIC_ROOMS.put(batch, &(nid,), &());
             }
-            Ok(())
         })?;
         drop(taken);
         drop(room);

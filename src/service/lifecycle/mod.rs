@@ -75,7 +75,7 @@ impl Lifecycle {
     fn append(&self, head: &mut RoomHead, event: NewEvent) -> Result<OwnedEventId> {
         let mut run = Run::new(&self.rooms, head);
         let id = run.add(event)?;
-        run.commit(|_| Ok(()))?;
+        run.commit(|_| {})?;
         Ok(id)
     }
 

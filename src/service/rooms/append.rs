@@ -27,7 +27,7 @@ use crate::{
         template::{self, Draft, Legacy},
     },
     store::{
-        self, Batch, View,
+        Batch, View,
         schema::{MemberRow, ROOM_HEADS, ROOM_MEMBERS},
     },
 };
@@ -142,15 +142,6 @@ pub struct Run<'r> {
     depth: u64,
 }
 
-/// What a run has written.
-#[derive(Debug)]
-pub struct Written {
-    /// The position of its last event; await it before telling anyone.
-    pub position: Position,
-    /// The ids of its events.
-    pub ids: Vec<OwnedEventId>,
-}
-
 impl<'r> Run<'r> {
     /// Starts a run at the end of a room.
     pub fn new(rooms: &'r Rooms, head: &'r mut RoomHead) -> Self {
@@ -167,35 +158,6 @@ impl<'r> Run<'r> {
             prev,
             depth,
         }
-    }
-
-    /// The room as it was before the run.
-    pub fn head(&self) -> &RoomHead {
-        self.head
-    }
-
-    /// Runs `read` on the state event of this type and key as it stands after what was added so far.
-    pub fn state_event<T>(
-        &self,
-        event_type: &str,
-        state_key: &str,
-        read: impl FnOnce(&Event) -> T,
-    ) -> Result<Option<T>> {
-        let Some(key) = self.rooms.store.find_state_key(event_type, state_key)? else {
-            return Ok(None);
-        };
-        if let Some(drafted) = self
-            .overlay
-            .get(&key)
-            .and_then(|&index| self.drafted.get(index))
-        {
-            return Ok(Some(read(&drafted.event)));
-        }
-        let nid = self.head.state.get(&key).copied();
-        let stored = nid
-            .map(|nid| self.rooms.event(&self.view, nid))
-            .transpose()?;
-        Ok(stored.map(|stored| read(&stored.event)))
     }
 
     /// Drafts, signs and checks one more event.
@@ -304,7 +266,7 @@ impl<'r> Run<'r> {
     }
 
     /// Writes the run and whatever `more` adds to the same commit.
-    pub fn commit(self, more: impl FnOnce(&mut Batch<'_>) -> store::Result<()>) -> Result<Written> {
+    pub fn commit(self, more: impl FnOnce(&mut Batch<'_>)) -> Result<()> {
         let Self {
             rooms,
             head,
@@ -320,24 +282,17 @@ impl<'r> Run<'r> {
             let stored = write(&mut next, batch, drafted, base, now);
             next.row.depth = depth;
             ROOM_HEADS.put(batch, &(next.nid,), &next.row);
-            more(batch)?;
+            more(batch);
             Ok(stored)
         })?;
         let (stored, changed) = committed.value;
         rooms.store.cache_state(next.row.chain.tip, &next.state);
         *head = next;
-        let ids = stored
-            .iter()
-            .map(|stored| stored.event.header.id.clone())
-            .collect();
         rooms.events.replace(committed.position, changed);
         for stored in stored {
             rooms.events.add(stored);
         }
-        Ok(Written {
-            position: committed.position,
-            ids,
-        })
+        Ok(())
     }
 
     fn find(&self, event_type: &str, state_key: &str) -> Result<Option<Ref>> {

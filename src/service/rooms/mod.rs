@@ -16,7 +16,7 @@ use std::sync::Arc;
 use ruma::{OwnedServerName, RoomVersionId, ServerName};
 
 pub use self::{
-    append::{NewEvent, Run, Transaction, Written},
+    append::{NewEvent, Run, Transaction},
     head::{RoomGuard, RoomHead},
     read::Stored,
     relations::Kind,

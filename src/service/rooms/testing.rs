@@ -91,7 +91,7 @@ impl Node {
         };
         let mut run = Run::new(rooms, guard.head());
         run.add_create(create).unwrap();
-        let _visible_at_once = run.commit(|_| Ok(())).unwrap();
+        run.commit(|_| {}).unwrap();
         drop(guard);
         room.member(creator, creator, "join").await;
         room.state(
@@ -218,7 +218,7 @@ impl Room<'_> {
             redacts,
             transaction,
         })?;
-        let _visible_at_once = run.commit(|_| Ok(()))?;
+        run.commit(|_| {})?;
         Ok(id)
     }
 

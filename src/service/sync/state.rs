@@ -14,14 +14,9 @@ use ruma::{
     events::{StateEventType, room::member::MembershipState},
 };
 
-use super::{
-    Sync,
-    json::Object,
-    timeline::Window,
-    v3::{Asking, RoomPart},
-};
+use super::{Sync, json::Object, timeline::Window, v3::RoomPart};
 use crate::{
-    error::Result,
+    error::{Error, Result},
     protocol::{
         ids::{EventNid, SnapshotId, StateKeyNid},
         summary,
@@ -188,7 +183,7 @@ impl Sync {
             .collect();
         if full {
             needed.push(part.asking.requester.user_id.clone());
-            needed.extend(self.heroes(part)?);
+            needed.extend_from_slice(self.heroes(part)?);
         }
         needed.sort_unstable();
         needed.dedup();
@@ -240,7 +235,8 @@ impl Sync {
         let mut object = Object::new(out);
         let heroes = self.heroes(part)?;
         if !heroes.is_empty() {
-            let heroes = serde_json::to_string(&heroes).unwrap_or_default();
+            let heroes =
+                serde_json::to_string(heroes).map_err(|e| Error::Internal(e.to_string()))?;
             object.json("m.heroes", &heroes);
         }
         object.json("m.invited_member_count", &part.head.invited.to_string());
@@ -249,8 +245,17 @@ impl Sync {
         Ok(())
     }
 
-    fn heroes(&self, part: &RoomPart<'_>) -> Result<Vec<OwnedUserId>> {
-        if self.is_named(part.asking, part)? {
+    /// By whom a room without a name is called; worked out once.
+    fn heroes<'p>(&self, part: &'p RoomPart<'_>) -> Result<&'p [OwnedUserId]> {
+        if let Some(heroes) = part.heroes.get() {
+            return Ok(heroes);
+        }
+        let heroes = self.find_heroes(part)?;
+        Ok(part.heroes.get_or_init(|| heroes))
+    }
+
+    fn find_heroes(&self, part: &RoomPart<'_>) -> Result<Vec<OwnedUserId>> {
+        if self.is_named(part)? {
             return Ok(Vec::new());
         }
         let mut members: Vec<(Arc<OwnedUserId>, MembershipState)> = Vec::new();
@@ -277,14 +282,14 @@ impl Sync {
         Ok(heroes.into_iter().map(ToOwned::to_owned).collect())
     }
 
-    fn is_named(&self, asking: &Asking<'_>, part: &RoomPart<'_>) -> Result<bool> {
+    fn is_named(&self, part: &RoomPart<'_>) -> Result<bool> {
         for (event_type, member) in [
             (StateEventType::RoomName, "name"),
             (StateEventType::RoomCanonicalAlias, "alias"),
         ] {
             let event = self
                 .rooms
-                .current(asking.view, part.room, &event_type, "")?;
+                .current(part.asking.view, part.room, &event_type, "")?;
             let content = event.and_then(|e| e.event.content_as::<serde_json::Value>().ok());
             let text = content
                 .as_ref()

@@ -1,8 +1,8 @@
 //! Composes the answer of `/sync`. See "Syncing" in the client-server API.
 
-use std::collections::BTreeSet;
+use std::{cell::OnceCell, collections::BTreeSet};
 
-use ruma::{UserId, events::room::member::MembershipState};
+use ruma::{OwnedUserId, UserId, events::room::member::MembershipState};
 
 use super::{
     Range, Sync, SyncRequest,
@@ -47,6 +47,8 @@ pub(super) struct RoomPart<'a> {
     pub(super) known: Option<i64>,
     /// What changed; everything, when that is not known.
     pub(super) kinds: Option<Kinds>,
+    /// By whom the room is called, once somebody has asked.
+    pub(super) heroes: OnceCell<Vec<OwnedUserId>>,
 }
 
 impl RoomPart<'_> {
@@ -223,6 +225,7 @@ impl Sync {
             sight: self.rooms.sight(asking.view, room, asking.requester)?,
             known: asking.since.map(Position::live_order),
             kinds,
+            heroes: OnceCell::new(),
         })
     }
 
