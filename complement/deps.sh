@@ -90,6 +90,8 @@ if ! answers; then
     start
 fi
 make_base
+docker run --rm "$base" true >"$state/run.log" 2>&1 \
+    || cannot "the Docker engine answers, but starts no container:" "$(tail -n 3 "$state/run.log")"
 
 # The suite is a Go module like any other.
 cd "$(dirname "${BASH_SOURCE[0]}")"
