@@ -28,6 +28,11 @@ test: deps ## Run every test, also with real Matrix clients
 	@scripts/deps.sh test
 	$(CARGO) test --locked
 	@KONTOR_BIN="$$CARGO_TARGET_DIR/debug/kontor" tests/clients/run.sh
+	@cd complement && python3 -m unittest test_verdict
+
+.PHONY: complement
+complement: deps ## Run the whole acceptance suite (see complement/README.md)
+	@complement/run.sh
 
 .PHONY: fmt
 fmt: ## Format the code
