@@ -9,7 +9,7 @@ CARGO := . scripts/env.sh && cargo
 
 .PHONY: help
 help: ## Say what there is
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 19
 
 .PHONY: deps
 deps: ## Install what building needs (Debian, Ubuntu), or say what is missing
