@@ -57,6 +57,9 @@ async fn pages_go_both_ways_and_meet() {
         .get(&alice, &format!("messages?dir=f&from={end}"))
         .await);
     assert_eq!(bodies(&forward["chunk"]), ["three", "four"]);
+    // Forward is where a page goes that is not told where.
+    let untold = ok(room.get(&alice, &format!("messages?from={end}")).await);
+    assert_eq!(untold, forward);
     let until = ok(room.get(&alice, &format!("messages?dir=b&to={end}")).await);
     assert_eq!(bodies(&until["chunk"]), ["four", "three"]);
     assert_eq!(until["end"], Value::Null);
@@ -201,7 +204,9 @@ async fn who_has_left_sees_the_past_and_nothing_later() {
     );
 
     room.does(&bob, "forget").await;
-    refused(room.get(&bob, "messages?dir=b").await, 403, "M_FORBIDDEN");
+    for path in ["messages?dir=b", "messages?dir=f", "messages"] {
+        refused(room.get(&bob, path).await, 403, "M_FORBIDDEN");
+    }
     refused(
         room.get(&bob, &format!("event/{before}")).await,
         404,
