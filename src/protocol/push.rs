@@ -14,7 +14,8 @@ use ruma::{
     events::room::member::MembershipState,
     power_levels::NotificationPowerLevelsKey,
     push::{
-        Action, ConditionalPushRule, PatternedPushRule, PushCondition, RoomMemberCountIs, Ruleset,
+        Action, ConditionalPushRule, ConditionalPushRuleInit, EventMatchConditionData,
+        PatternedPushRule, PushCondition, RoomMemberCountConditionData, RoomMemberCountIs, Ruleset,
         ScalarJsonValue,
     },
 };
@@ -48,10 +49,41 @@ impl<'a> Outcome<'a> {
     }
 }
 
+/// The types of polls that clients send; those of the specification are not in use.
+const POLL_START: &str = "org.matrix.msc3381.poll.start";
+const POLL_RESPONSE: &str = "org.matrix.msc3381.poll.response";
+const POLL_END: &str = "org.matrix.msc3381.poll.end";
+
 /// The rules that a user starts with. See "Predefined rules".
+///
+/// Those of MSC3930 come with them: clients have them built in and show them in their settings, so without them a poll
+/// would be unread in the app and not on the server. ruma's differ in that they compare the type with its case.
 #[must_use]
 pub fn predefined(user: &UserId) -> Ruleset {
-    Ruleset::server_default(user)
+    let mut rules = Ruleset::server_default(user);
+    let two = || RoomMemberCountConditionData::new(RoomMemberCountIs::from(ruma::uint!(2)));
+    let in_two = || Some(PushCondition::RoomMemberCount(two()));
+    let poll = |name: &str, event_type: &str, also: Option<PushCondition>, like: Kind| {
+        let event_type = EventMatchConditionData::new("type".to_owned(), event_type.to_owned());
+        let event_type = PushCondition::EventMatch(event_type);
+        ConditionalPushRule::from(ConditionalPushRuleInit {
+            rule_id: format!(".org.matrix.msc3930.rule.{name}"),
+            default: true,
+            enabled: true,
+            conditions: also.into_iter().chain([event_type]).collect(),
+            actions: like.actions().to_vec(),
+        })
+    };
+    rules
+        .override_
+        .extend([poll("poll_response", POLL_RESPONSE, None, Kind::Nothing)]);
+    rules.underride.extend([
+        poll("poll_start_one_to_one", POLL_START, in_two(), Kind::Sound),
+        poll("poll_start", POLL_START, None, Kind::Notify),
+        poll("poll_end_one_to_one", POLL_END, in_two(), Kind::Sound),
+        poll("poll_end", POLL_END, None, Kind::Notify),
+    ]);
+    rules
 }
 
 /// A user's rules, ready to be asked.
@@ -415,7 +447,10 @@ impl Predefined {
             Kind::Nothing
         } else if is_type("m.call.invite") {
             Kind::Ring
-        } else if is_type("m.room.message") || is_type("m.room.encrypted") {
+        } else if ["m.room.message", "m.room.encrypted", POLL_START, POLL_END]
+            .into_iter()
+            .any(is_type)
+        {
             if one_to_one {
                 Kind::Sound
             } else {

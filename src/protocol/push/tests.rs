@@ -201,6 +201,18 @@ fn the_predefined_rules() {
             r#"["notify"]"#,
         ),
         ("m.reaction", None, json!({}), 2, "[]"),
+        (POLL_START, None, json!({}), 2, sound),
+        (POLL_START, None, json!({}), 3, r#"["notify"]"#),
+        (POLL_RESPONSE, None, json!({}), 2, "[]"),
+        (POLL_END, None, json!({}), 2, sound),
+        (POLL_END, None, json!({}), 3, r#"["notify"]"#),
+        (
+            POLL_RESPONSE,
+            None,
+            json!({ "m.mentions": { "user_ids": [me] } }),
+            3,
+            both,
+        ),
         (
             "m.room.member",
             Some(me),
@@ -342,7 +354,7 @@ proptest! {
         event_type in prop_oneof![
             Just("m.room.message"), Just("m.room.encrypted"), Just("m.reaction"), Just("m.room.member"),
             Just("m.room.tombstone"), Just("m.room.server_acl"), Just("m.call.invite"), Just("m.room.topic"),
-            Just("M.Room.Message"),
+            Just("M.Room.Message"), Just(POLL_START), Just(POLL_RESPONSE), Just(POLL_END),
         ],
         state_key in proptest::option::of(prop_oneof![Just(""), Just("x"), Just("@me:example.org"), Just("@ME:example.org")]),
         sender in prop_oneof![Just("@me:example.org"), Just("@you:example.org"), Just("@she:example.org")],
