@@ -121,6 +121,18 @@ async fn a_filter_chooses_events() {
             vec!["text"],
         ),
         (json!({ "related_by_senders": [alice.user_id] }), vec![]),
+        (
+            json!({ "org.matrix.msc3874.rel_types": ["m.thread", "m.reference"] }),
+            vec!["m.thread"],
+        ),
+        (
+            json!({ "org.matrix.msc3874.rel_types": ["m.reference"] }),
+            vec![],
+        ),
+        (
+            json!({ "org.matrix.msc3874.not_rel_types": ["m.thread"], "types": ["m.room.message"] }),
+            vec!["file", "text"],
+        ),
         (json!({ "related_by_senders": [bob.user_id] }), vec!["text"]),
         (json!({ "not_rooms": [room.0] }), vec![]),
     ] {
