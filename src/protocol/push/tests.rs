@@ -259,6 +259,43 @@ fn the_predefined_rules() {
 }
 
 #[test]
+fn a_text_mentions_whom_it_names() {
+    let user = user_id!("@me:example.org");
+    let highlight = r#"["notify",{"set_tweak":"highlight"}]"#;
+    let both = r#"["notify",{"set_tweak":"sound","value":"default"},{"set_tweak":"highlight"}]"#;
+    let plain = r#"["notify"]"#;
+    let edit = json!({ "rel_type": "m.replace" });
+    for (content, may_notify, expect) in [
+        (json!({ "body": "hello Me!" }), false, both),
+        (json!({ "body": "ask @me:example.org" }), false, both),
+        (json!({ "body": "more tea?" }), false, both),
+        (json!({ "body": "some teapots" }), false, plain),
+        (json!({ "body": 5 }), false, plain),
+        (
+            json!({ "body": "hello me", "m.mentions": {} }),
+            false,
+            plain,
+        ),
+        (json!({ "body": "hello @room" }), true, highlight),
+        (json!({ "body": "hello @room" }), false, plain),
+        (
+            json!({ "body": "hello @room", "m.mentions": {} }),
+            true,
+            plain,
+        ),
+        (json!({ "body": "me and the @room" }), true, highlight),
+        (json!({ "body": "tea for the @room" }), true, both),
+        (json!({ "body": "me", "m.relates_to": edit }), false, "[]"),
+        (json!({ "body": "tea", "m.relates_to": edit }), false, both),
+        (json!({ "body": "me", "msgtype": "m.notice" }), true, "[]"),
+    ] {
+        let event = event("m.room.message", None, "@you:example.org", &content);
+        let actions = by_us(&predefined(user), &event, 3, may_notify, user, "Tea");
+        assert_eq!(actions, expect, "{content}");
+    }
+}
+
+#[test]
 fn the_room_is_notified_only_by_those_who_may() {
     let user = user_id!("@me:example.org");
     let event = event(
