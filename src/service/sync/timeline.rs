@@ -28,7 +28,8 @@ pub(super) struct Window {
     pub(super) shown: Vec<Seen>,
     /// State events of the window that the client's filter kept out of it.
     pub(super) unshown_state: Vec<Arc<Stored>>,
-    /// Whether there are older events that the client has not seen.
+    /// Whether the timeline does not go on where the client's ends: there are older events that it has not seen, or may
+    /// not have.
     pub(super) limited: bool,
     /// The place before the first event.
     pub(super) before: i64,
@@ -92,6 +93,9 @@ impl Sync {
             }
             batch = MAX_LIMIT;
         }
+        // Who comes into a room goes through it from its end, whatever the client has kept of an earlier stay: it must
+        // not take this timeline for the continuation of that one.
+        window.limited |= part.known.is_none() && part.asking.since.is_some();
         if window.limited {
             // Whose changes lie in the gap is not worth finding out.
             window.summary_changed = true;
