@@ -1,5 +1,6 @@
 //! Pure Matrix rules: plain values in, plain values out. No I/O, no clock, no randomness, no `async`.
 
+pub mod acl;
 pub mod auth;
 pub mod event;
 pub mod filter;
@@ -7,6 +8,7 @@ pub mod format;
 pub mod glob;
 pub mod graph;
 pub mod ids;
+pub mod ingest;
 pub mod integrity;
 pub mod membership;
 pub mod path;

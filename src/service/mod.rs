@@ -90,7 +90,7 @@ impl Services {
             entropy.clone(),
             keyring,
             &config,
-        ));
+        )?);
         let lifecycle = Lifecycle::new(
             store.clone(),
             rooms.clone(),

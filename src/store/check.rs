@@ -1,5 +1,7 @@
 //! Walks the whole store for broken invariants. Used by `kontor check` and by the crash tests.
 
+mod federation;
+
 use std::fmt::{Debug, Display};
 
 use ruma::events::room::member::MembershipState;
@@ -14,8 +16,8 @@ use super::{
         CURRENT_STATE, DEVICES, EVENT_NIDS, EVENTS, FILTERS, HeadRow, LOGIN_TOKENS, META, NODE,
         PRESENCE, PROFILES, PUBLIC_ROOMS, RECEIPTS, RECEIPTS_OF, REFRESH_TOKENS,
         REGISTRATION_TOKENS, RELATIONS, ROOM_ALIASES, ROOM_HEADS, ROOM_IDS, ROOM_MEMBERS,
-        ROOM_NIDS, STATE, STATE_KEY_NIDS, STATE_KEYS, TIMELINE, TRANSACTIONS, UNREAD, USER_IDS,
-        USER_NIDS, USER_ROOMS,
+        ROOM_NIDS, SERVER_NAMES, SERVER_NIDS, STATE, STATE_KEY_NIDS, STATE_KEYS, TIMELINE,
+        TRANSACTIONS, UNREAD, USER_IDS, USER_NIDS, USER_ROOMS,
     },
     table::Table,
 };
@@ -43,20 +45,21 @@ impl Store {
         check.sessions(&mut say)?;
         check.directory(&mut say)?;
         check.names(&mut say)?;
+        check.federation(&mut say)?;
         // Any value will do in these two, as long as it can be read.
         check.rows(&META, &mut say, |_, _, _| Ok(()))?;
         check.rows(&NODE, &mut say, |_, _, _| Ok(()))
     }
 }
 
-struct Check<'s> {
-    store: &'s Store,
-    view: View,
+pub(super) struct Check<'s> {
+    pub(super) store: &'s Store,
+    pub(super) view: View,
 }
 
 impl Check<'_> {
     /// Every row of a table; one that does not decode is a complaint, not the end.
-    fn rows<K: Key, V: Value>(
+    pub(super) fn rows<K: Key, V: Value>(
         &self,
         table: &Table<K, V>,
         say: &mut dyn FnMut(Complaint),
@@ -72,7 +75,7 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn has_event(&self, nid: EventNid) -> Result<bool> {
+    pub(super) fn has_event(&self, nid: EventNid) -> Result<bool> {
         EVENTS.contains(&self.view, &(nid,))
     }
 
@@ -85,7 +88,8 @@ impl Check<'_> {
                     "event {nid} is newer than the last position {last}"
                 ));
             }
-            if EVENT_NIDS.get(&self.view, &(id.as_str(),))? != Some((nid,)) {
+            let found = EVENT_NIDS.get(&self.view, &(id.as_str(),))?;
+            if found != Some((nid,)) && !row.facts.aside {
                 say(format!("event {nid} is not found by its id {id}"));
             }
             if let Some(order) = row.facts.order {
@@ -439,6 +443,7 @@ impl Check<'_> {
     fn names(&self, say: &mut dyn FnMut(Complaint)) -> Result<()> {
         self.pair(say, &ROOM_NIDS, &ROOM_IDS, |id| (id.to_string(),))?;
         self.pair(say, &USER_NIDS, &USER_IDS, |id| (id.to_string(),))?;
+        self.pair(say, &SERVER_NIDS, &SERVER_NAMES, |name| (name.to_string(),))?;
         self.pair(
             say,
             &STATE_KEY_NIDS,

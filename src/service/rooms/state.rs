@@ -230,6 +230,6 @@ impl Sight<'_> {
         if self.open_at(&stored)?.is_none() {
             return Err(not_in_room());
         }
-        Ok(self.rooms.store.state(stored.after())?)
+        Ok(self.rooms.store.state(stored.current())?)
     }
 }
