@@ -1,5 +1,6 @@
 //! A node without HTTP for the tests of what is read: users and rooms by hand.
 
+pub(crate) mod chance;
 pub(crate) mod world;
 
 use std::sync::Arc;

@@ -1,37 +1,20 @@
 //! Rooms that several servers write at once, delivered in every order: what they become does not depend on it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 use ruma::RoomVersionId;
-use serde_json::json;
 
 use super::*;
 use crate::{
     protocol::ingest::{Dropped, receive},
     service::rooms::testing::{
         Node,
+        chance::{ALICE, USERS, attempt, order, room, tries},
         world::{State, World},
     },
     store::schema::TIMELINE,
 };
-
-const ALICE: &str = "@alice:a.example";
-const USERS: [&str; 4] = [
-    ALICE,
-    "@bob:b.example",
-    "@carol:c.example",
-    "@local:localhost",
-];
-
-/// A room with everybody in it.
-fn room(version: &RoomVersionId) -> World {
-    let mut world = World::new(version, ALICE);
-    for user in &USERS[1..] {
-        world.join(user);
-    }
-    world
-}
 
 fn deliver(node: &Node, head: &mut RoomHead, world: &World, at: usize) -> Outcome {
     let made = &world.events[at];
@@ -58,115 +41,6 @@ fn verdict(outcome: &Outcome) -> &'static str {
             ..
         } => "rejected",
     }
-}
-
-/// The orders that are possible: an event comes after those that it follows.
-fn order(world: &World, priorities: &[u32]) -> Vec<usize> {
-    let mut done = BTreeSet::from([0]);
-    let mut order = Vec::new();
-    while done.len() < world.events.len() {
-        let ready = (1..world.events.len()).filter(|at| !done.contains(at));
-        let ready = ready.filter(|at| {
-            world.events[*at]
-                .prev
-                .iter()
-                .all(|prev| done.contains(prev))
-        });
-        let next = ready
-            .min_by_key(|at| (priorities[at % priorities.len()], *at))
-            .unwrap();
-        done.insert(next);
-        order.push(next);
-    }
-    order
-}
-
-#[derive(Clone, Debug)]
-struct Try {
-    prev: Vec<prop::sample::Index>,
-    recent: bool,
-    sender: usize,
-    target: usize,
-    kind: usize,
-    level: i64,
-}
-
-fn tries() -> impl Strategy<Value = Vec<Try>> {
-    let one = (
-        proptest::collection::vec(any::<prop::sample::Index>(), 1..4),
-        any::<bool>(),
-        0..3_usize,
-        0..3_usize,
-        0..10_usize,
-        -1..101_i64,
-    );
-    let one = one.prop_map(|(prev, recent, sender, target, kind, level)| Try {
-        prev,
-        recent,
-        sender,
-        target,
-        kind,
-        level,
-    });
-    proptest::collection::vec(one, 3..22)
-}
-
-fn attempt(world: &mut World, tried: &Try) {
-    let ends = world.ends();
-    let count = world.events.len();
-    let mut prev: BTreeSet<usize> = BTreeSet::new();
-    for pick in &tried.prev {
-        prev.insert(if tried.recent {
-            ends[pick.index(ends.len())]
-        } else {
-            // What came with the room is followed by all.
-            6 + pick.index(count - 6)
-        });
-    }
-    let prev: Vec<_> = prev.into_iter().collect();
-    let (sender, target) = (USERS[tried.sender], USERS[tried.target]);
-    let member = |membership: &str| json!({ "membership": membership });
-    // The one who made the room stays in it.
-    let gone = if target == ALICE { "join" } else { "leave" };
-    let banned = if target == ALICE { "join" } else { "ban" };
-    let (kind, key, content) = match tried.kind {
-        0 | 1 => (
-            "m.room.message",
-            None,
-            json!({ "body": "said", "msgtype": "m.text" }),
-        ),
-        2 | 3 => (
-            "m.room.topic",
-            Some(""),
-            json!({ "topic": tried.level.to_string() }),
-        ),
-        4 => (
-            "m.room.name",
-            Some(""),
-            json!({ "name": tried.level.to_string() }),
-        ),
-        5 => ("m.room.member", Some(target), member(banned)),
-        6 => ("m.room.member", Some(target), member(gone)),
-        7 => ("m.room.member", Some(target), member("join")),
-        8 => (
-            "m.room.join_rules",
-            Some(""),
-            json!({ "join_rule": if tried.level < 50 { "invite" } else { "public" } }),
-        ),
-        _ => {
-            let mut users = BTreeMap::from([(target, tried.level)]);
-            users.remove(ALICE);
-            if !world.rules.authorization.explicitly_privilege_room_creators {
-                users.insert(ALICE, 100);
-            }
-            (
-                "m.room.power_levels",
-                Some(""),
-                json!({ "users": users, "events": { "m.room.topic": 0 } }),
-            )
-        }
-    };
-    world.add(&prev, sender, kind, key, content);
 }
 
 /// The states that are stored around an event.

@@ -1,7 +1,11 @@
 //! What clients are told of rooms that other servers write too.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
+use proptest::prelude::*;
 use ruma::{RoomVersionId, state_res::Event as _};
 use serde_json::{Value, json};
 
@@ -15,7 +19,11 @@ use crate::{
         Requester,
         rooms::{
             Before, Outcome, Page, RoomGuard, RoomHead,
-            testing::{Node, Room, world::World},
+            testing::{
+                Node, Room,
+                chance::{self, tries},
+                world::World,
+            },
         },
         sync::SyncRequest,
     },
@@ -500,4 +508,120 @@ async fn who_is_sent_away_is_told_although_their_server_is_gone() {
     assert_eq!(of, nid);
     assert!(LOCAL_EVENTS.contains(&view, &(nid, position)).unwrap());
     node.check();
+}
+
+/// What a client takes the state of the room to be.
+#[derive(Default)]
+struct Client {
+    since: Option<SyncToken>,
+    state_after: bool,
+    filter: &'static str,
+    state: BTreeMap<(String, String), String>,
+    seen: BTreeSet<String>,
+    /// Whether it was ever told of a gap.
+    has_gap: bool,
+}
+
+impl Client {
+    async fn sync(&mut self, node: &Node, user: &Requester, world: &World) {
+        let section = if self.state_after {
+            "state_after"
+        } else {
+            "state"
+        };
+        let request = SyncRequest {
+            since: self.since,
+            filter: Filter::from_json(self.filter).unwrap().into(),
+            full_state: false,
+            timeout: Duration::ZERO,
+            state_after: self.state_after.then_some("state_after"),
+        };
+        let answer = node.services.sync.sync(user, request).await.unwrap();
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        self.since = Some(answer["next_batch"].as_str().unwrap().parse().unwrap());
+        let room = joined(&answer, world);
+        self.has_gap |= room["timeline"]["limited"] == true;
+        let none = Vec::new();
+        let of = |list: &'_ Value| list["events"].as_array().unwrap_or(&none).clone();
+        if !self.state_after {
+            for event in of(&room[section]) {
+                self.learn(&event);
+            }
+        }
+        for event in of(&room["timeline"]) {
+            let id = event["event_id"].as_str().unwrap().to_owned();
+            assert!(self.seen.insert(id.clone()), "{id} came twice");
+            if !self.state_after {
+                self.learn(&event);
+            }
+        }
+        if self.state_after {
+            for event in of(&room[section]) {
+                self.learn(&event);
+            }
+        }
+    }
+
+    fn learn(&mut self, event: &Value) {
+        if let Some(key) = event["state_key"].as_str() {
+            let key = (event["type"].as_str().unwrap().to_owned(), key.to_owned());
+            self.state
+                .insert(key, event["event_id"].as_str().unwrap().to_owned());
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn clients_know_the_state_of_a_room_with_many_branches(
+        tries in tries(),
+        priorities in proptest::collection::vec(any::<u32>(), 40),
+        rests in proptest::collection::vec(0..4_usize, 40),
+        version in prop_oneof![Just(RoomVersionId::V10), Just(RoomVersionId::V12)],
+    ) {
+        let mut world = chance::room(&version);
+        for tried in &tries {
+            chance::attempt(&mut world, tried);
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let node = Node::new();
+        let user = node.user("local");
+        let mut clients: Vec<Client> = [
+            (false, "{}"),
+            (true, "{}"),
+            (false, r#"{"room":{"timeline":{"limit":2}}}"#),
+            (true, r#"{"room":{"timeline":{"limit":1}}}"#),
+        ].into_iter().map(|(state_after, filter)| Client { state_after, filter, ..Client::default() }).collect();
+        let mut guard = runtime.block_on(node.adopt(&world));
+        let head = guard.head();
+        let order = chance::order(&world, &priorities);
+        let mut accepted = BTreeSet::new();
+        for (step, at) in order.iter().enumerate() {
+            if deliver(&node, head, &world, *at) == Verdict::Accepted {
+                accepted.insert(world.events[*at].id().to_string());
+            }
+            let is_in = head.members.len() == 1;
+            let is_last = step + 1 == order.len();
+            for (index, client) in clients.iter_mut().enumerate() {
+                if !is_in || (!is_last && rests[(step + index * 7) % rests.len()] != 0) {
+                    continue;
+                }
+                runtime.block_on(client.sync(&node, &user, &world));
+                for (key, at) in node.state_in(&world, head) {
+                    let known = client.state.get(&key).map(String::as_str);
+                    prop_assert_eq!(known, Some(world.events[at].id().as_str()), "client {} at {}: {:?}", index, step, key);
+                }
+                if !client.has_gap && client.since.is_some() {
+                    let unseen: Vec<_> = accepted.difference(&client.seen).collect();
+                    prop_assert!(unseen.is_empty(), "client {index} has not seen {unseen:?}");
+                }
+                for id in &client.seen {
+                    let at = world.place(id.as_str().try_into().unwrap());
+                    prop_assert!(at == 0 || accepted.contains(id), "client {} has seen {}", index, at);
+                }
+            }
+        }
+    }
 }
