@@ -5,6 +5,7 @@
 //! receipt of a PDU" in the server-server API.
 
 mod arrivals;
+mod current;
 mod plan;
 mod write;
 
@@ -88,7 +89,8 @@ impl Rooms {
             Planned::Ready(plan) => *plan,
         };
         if let Verdict::Rejected(denied) | Verdict::SoftFailed(denied) = &plan.verdict {
-            tracing::info!(
+            // Any peer can send as many of these as it likes, so the log is told only if it wants to know.
+            tracing::debug!(
                 event = %pdu.event.header.id, room = %head.id, server = %pdu.event.header.sender.server_name(),
                 rule = %denied, kind = plan.verdict_name(), "an event of another server is not shown"
             );

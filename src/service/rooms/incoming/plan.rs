@@ -8,8 +8,8 @@ use std::{
 };
 
 use ruma::{
-    EventId, OwnedEventId, UserId,
-    events::{StateEventType, TimelineEventType, room::member::MembershipState},
+    EventId, OwnedEventId,
+    events::{StateEventType, TimelineEventType},
     state_res::Event as _,
 };
 
@@ -394,137 +394,6 @@ impl Rooms {
         .with_base(self)
     }
 
-    fn plan_current(&self, view: &View, head: &mut RoomHead, plan: &mut Plan) -> Result<()> {
-        let on_tip = is_tip(head, &plan.ground);
-        if plan.others.is_empty() {
-            plan.is_straight = on_tip;
-            plan.current = Current::After;
-            let delta = if on_tip {
-                Delta::default()
-            } else {
-                difference(&head.state, &plan.ground.state)
-            };
-            return self.plan_changes(view, head, plan, delta);
-        }
-        let mut others = Vec::new();
-        for (_, nid) in &plan.others {
-            others.push(self.event(view, *nid)?.after());
-        }
-        let resolved = if plan.sets.is_none() && plan.ground.fresh.is_none() {
-            let after = plan.ground.chain.tip;
-            let snapshots = sorted(others.into_iter().chain([after]));
-            let mut old = Vec::new();
-            for (_, nid) in &head.row.extremities {
-                old.push(self.event(view, *nid)?.after());
-            }
-            if snapshots == sorted(old.into_iter()) {
-                return Ok(());
-            }
-            self.resolve(view, head.rules, &snapshots)?
-        } else {
-            if plan.sets.is_some() && plan.promoted.is_none() {
-                // It takes part in the resolution, so it needs its number now. Should the node stop here, it is known
-                // without its place, and finds it when it comes again.
-                plan.promoted = Some(self.store_unplaced(head, plan)?);
-            }
-            let mut after = plan.ground.state.clone();
-            if let (Some((key, _)), Some(stored)) = (plan.sets, &plan.promoted) {
-                after.insert(key, stored.nid);
-            }
-            let mut states = Vec::new();
-            for id in sorted(others.into_iter()) {
-                states.push(self.store.state(id)?);
-            }
-            states.push(after.clone());
-            let view = self.store.latest();
-            self.resolve_states(&view, head.rules, &states)?
-        };
-        let mut after = plan.ground.state.clone();
-        if let (Some((key, _)), Some(stored)) = (plan.sets, &plan.promoted) {
-            after.insert(key, stored.nid);
-        }
-        let delta = difference(&head.state, &resolved);
-        if delta.0.is_empty() && delta.1.is_empty() {
-            return Ok(());
-        }
-        plan.current = if is_same(&resolved, &after) {
-            Current::After
-        } else {
-            Current::Resolved {
-                base: head.row.chain.base(&self.store, 1)?,
-                state: resolved,
-                delta: delta.clone(),
-            }
-        };
-        self.plan_changes(view, head, plan, delta)
-    }
-
-    /// What changes for the members and whatever else is counted by the current state.
-    fn plan_changes(
-        &self,
-        view: &View,
-        head: &RoomHead,
-        plan: &mut Plan,
-        (set, removed): Delta,
-    ) -> Result<()> {
-        let own = plan.promoted.as_ref().map(|stored| stored.nid);
-        let this = plan.sets.map(|(key, _)| key);
-        let mut changes: Vec<(StateKeyNid, Target)> = Vec::new();
-        for (key, nid) in set {
-            if Some(nid) == own {
-                changes.push((key, Target::This));
-            } else if this != Some(key) || !matches!(plan.current, Current::After) {
-                changes.push((key, Target::Other(nid)));
-            }
-        }
-        for key in removed {
-            if this != Some(key) || !matches!(plan.current, Current::After) {
-                changes.push((key, Target::Nothing));
-            }
-        }
-        if let (Some(key), Current::After) = (this, &plan.current)
-            && !changes.iter().any(|(other, _)| *other == key)
-        {
-            changes.push((key, Target::This));
-        }
-        for (key, target) in changes {
-            let change = self.change(view, head, key, target, &plan.event)?;
-            plan.changes.push((change, target));
-        }
-        Ok(())
-    }
-
-    fn change(
-        &self,
-        view: &View,
-        head: &RoomHead,
-        key: StateKeyNid,
-        target: Target,
-        this: &Event,
-    ) -> Result<Change> {
-        let name = self.store.state_key(key)?;
-        let (event_type, state_key) = (name.0.clone(), name.1.clone());
-        let mut member = None;
-        // The rules let nobody be a member whose name is none.
-        if event_type == "m.room.member"
-            && let Ok(user) = <&UserId>::try_from(state_key.as_str())
-        {
-            let after = match target {
-                Target::This => this.header.membership.clone(),
-                Target::Other(nid) => self.event(view, nid)?.event.header.membership.clone(),
-                Target::Nothing => None,
-            };
-            let after = after.unwrap_or(MembershipState::Leave);
-            member = Some(self.member_of(view, head.nid, user, after)?);
-        }
-        Ok(Change {
-            key,
-            event_type,
-            state_key,
-            member,
-        })
-    }
-
     /// What the event redacts.
     fn redact_by(
         &self,
@@ -578,7 +447,7 @@ fn tip(head: &RoomHead) -> Ground {
     }
 }
 
-fn is_tip(head: &RoomHead, ground: &Ground) -> bool {
+pub(super) fn is_tip(head: &RoomHead, ground: &Ground) -> bool {
     ground.fresh.is_none() && ground.chain.tip == head.row.chain.tip
 }
 
@@ -603,7 +472,7 @@ fn followed(around: &Around<'_>, prev: &[OwnedEventId]) -> HashSet<OwnedEventId>
     followed
 }
 
-fn is_same(one: &StateMap, other: &StateMap) -> bool {
+pub(super) fn is_same(one: &StateMap, other: &StateMap) -> bool {
     let (set, removed) = difference(one, other);
     set.is_empty() && removed.is_empty()
 }
@@ -612,7 +481,7 @@ fn verdict_counts(verdict: &Verdict) -> bool {
     !matches!(verdict, Verdict::Rejected(_))
 }
 
-fn sorted(ids: impl Iterator<Item = SnapshotId>) -> Vec<SnapshotId> {
+pub(super) fn sorted(ids: impl Iterator<Item = SnapshotId>) -> Vec<SnapshotId> {
     let mut ids: Vec<_> = ids.collect();
     ids.sort_unstable();
     ids.dedup();
