@@ -9,7 +9,7 @@ CARGO := . scripts/env.sh && cargo
 
 .PHONY: help
 help: ## Say what there is
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 19
 
 .PHONY: deps
 deps: ## Install what building needs (Debian, Ubuntu), or say what is missing
@@ -28,6 +28,11 @@ test: deps ## Run every test, also with real Matrix clients
 	@scripts/deps.sh test
 	$(CARGO) test --locked
 	@KONTOR_BIN="$$CARGO_TARGET_DIR/debug/kontor" tests/clients/run.sh
+	@cd complement && python3 -m unittest test_verdict
+
+.PHONY: complement
+complement: deps ## Run the whole acceptance suite (see complement/README.md)
+	@complement/run.sh
 
 .PHONY: fmt
 fmt: ## Format the code

@@ -41,6 +41,8 @@ docker build --tag "$image" "$out/image" >"$out/build.log" 2>&1 || {
     cat "$out/build.log" >&2
     exit 1
 }
+# A mistake in the image's configuration would fail every test after half a minute each.
+docker run --rm --env KONTOR_SERVER__NAME=hs1 --entrypoint kontor "$image" config >"$out/config.toml"
 docker image prune --force --filter label=org.kontor.image=complement >/dev/null
 
 cd complement

@@ -10,6 +10,7 @@ mod text;
 use std::{
     fmt, fs,
     net::SocketAddr,
+    num::NonZeroU8,
     path::{Path, PathBuf},
 };
 
@@ -97,6 +98,8 @@ pub struct Registration {
     pub shared_secret_file: Option<PathBuf>,
     /// Whether people may look around as guests, without an account.
     pub guests: bool,
+    /// The shortest password that people may choose, in characters.
+    pub shortest_password: NonZeroU8,
 }
 
 /// Who may register through an app.
@@ -191,6 +194,7 @@ impl Default for Registration {
             shared_secret: Secret::default(),
             shared_secret_file: None,
             guests: false,
+            shortest_password: NonZeroU8::new(8).expect("eight is not zero"),
         }
     }
 }

@@ -466,9 +466,14 @@ fn no_registry_is_named() {
         ["yarnpkg", "com"],
         ["pypi", "org"],
         ["pythonhosted", "org"],
-        ["golang", "org"],
+        // Without these, it is the beginning of a Go module's name.
+        ["proxy.golang", "org"],
+        ["sum.golang", "org"],
         ["debian", "org"],
-        ["docker", "io"],
+        // Without these, it is the name of Debian's package.
+        ["docker", "io/"],
+        ["index.docker", "io"],
+        ["registry-1.docker", "io"],
         ["ghcr", "io"],
         ["quay", "io"],
     ]

@@ -170,6 +170,7 @@ pub(super) fn from_environment(
 fn read_like(default: &Value, text: String) -> Value {
     match default {
         Value::Bool(..) => text.parse::<bool>().map_or(Value::from(text), Value::from),
+        Value::Num(..) => text.parse::<i64>().map_or(Value::from(text), Value::from),
         Value::Array(..) => {
             let parts = text
                 .split(',')

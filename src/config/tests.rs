@@ -81,6 +81,7 @@ fn the_environment_wins_over_the_file() {
             ("KONTOR_LISTEN__HTTP", ""),
             ("KONTOR_LISTEN__HTTPS", "[::]:8448"),
             ("KONTOR_LISTEN__TRUSTED_PROXIES", "10.0.0.0/8, 192.168.1.1"),
+            ("KONTOR_REGISTRATION__SHORTEST_PASSWORD", "12"),
             ("KONTOR_REGISTRATION__GUESTS", "true"),
             ("KONTOR_REGISTRATION__SHARED_SECRET", "0123"),
             ("KONTOR_DATABASE__MEMORY", "1GiB"),
@@ -94,6 +95,7 @@ fn the_environment_wins_over_the_file() {
     assert_eq!(config.listen.http, None);
     assert_eq!(config.listen.https, Some("[::]:8448".parse().unwrap()));
     assert_eq!(config.listen.trusted_proxies.len(), 2);
+    assert_eq!(config.registration.shortest_password.get(), 12);
     assert_eq!(config.registration.mode, RegistrationMode::Open);
     assert_eq!(config.registration.shared_secret.reveal(), Some("0123"));
     assert!(config.registration.guests);

@@ -113,6 +113,11 @@ pub struct RoomEventFilter {
     pub related_by_senders: Option<HashSet<OwnedUserId>>,
     /// Send only events to which something was related in one of these ways.
     pub related_by_rel_types: Option<HashSet<String>>,
+    // By MSC3874, with which clients ask for what is outside of threads.
+    #[serde(rename = "org.matrix.msc3874.rel_types")]
+    rel_types: Option<HashSet<String>>,
+    #[serde(rename = "org.matrix.msc3874.not_rel_types")]
+    not_rel_types: Set<String>,
 }
 
 /// A set that is empty when the filter says `null` or nothing.
@@ -248,9 +253,20 @@ impl RoomEventFilter {
         self.event
             .allows(&header.sender, &header.event_type.to_string())
             && self.allows_room(&header.room_id)
+            && self.allows_relation(header)
             && self
                 .contains_url
                 .is_none_or(|wanted| wanted == contains_url())
+    }
+
+    fn allows_relation(&self, header: &Header) -> bool {
+        match &header.relation {
+            Some(relation) => {
+                let kind = relation.rel_type.as_str();
+                allows(self.rel_types.as_ref(), &self.not_rel_types.0, kind)
+            }
+            None => self.rel_types.is_none(),
+        }
     }
 
     /// Whether what relates to an event decides as well.
@@ -283,6 +299,8 @@ impl RoomEventFilter {
             && self.rooms.is_none()
             && self.not_rooms.0.is_empty()
             && self.contains_url.is_none()
+            && self.rel_types.is_none()
+            && self.not_rel_types.0.is_empty()
             && !self.asks_for_relations()
     }
 }

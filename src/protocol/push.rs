@@ -6,6 +6,7 @@
 
 use std::{
     collections::HashSet,
+    iter,
     sync::{LazyLock, OnceLock},
 };
 
@@ -14,8 +15,9 @@ use ruma::{
     events::room::member::MembershipState,
     power_levels::NotificationPowerLevelsKey,
     push::{
-        Action, ConditionalPushRule, PatternedPushRule, PushCondition, RoomMemberCountIs, Ruleset,
-        ScalarJsonValue,
+        Action, ConditionalPushRule, ConditionalPushRuleInit, EventMatchConditionData,
+        PatternedPushRule, PatternedPushRuleInit, PushCondition, RoomMemberCountConditionData,
+        RoomMemberCountIs, Ruleset, ScalarJsonValue, SenderNotificationPermissionConditionData,
     },
 };
 use serde_json::Value;
@@ -48,10 +50,112 @@ impl<'a> Outcome<'a> {
     }
 }
 
+/// The rules by which a text mentions people, unless the event says in `m.mentions` whom it means.
+const DISPLAY_NAME_RULE: &str = ".m.rule.contains_display_name";
+const ROOM_RULE: &str = ".m.rule.roomnotif";
+const USER_NAME_RULE: &str = ".m.rule.contains_user_name";
+
+/// The types of polls that clients send; those of the specification are not in use.
+const POLL_START: &str = "org.matrix.msc3381.poll.start";
+const POLL_RESPONSE: &str = "org.matrix.msc3381.poll.response";
+const POLL_END: &str = "org.matrix.msc3381.poll.end";
+
 /// The rules that a user starts with. See "Predefined rules".
+///
+/// Two groups come with those of ruma:
+///
+/// - The rules by which a text that names the user or `@room` mentions them. The specification has dropped them, but
+///   the reference server keeps them: many bots and bridges say nothing else, and whoever says in `m.mentions` whom
+///   they mean turns them off for that event.
+/// - Those of MSC3930 for polls. Clients have them built in and show them in their settings, so without them a poll
+///   would be unread in the app and not on the server. ruma's differ in that they compare the type with its case.
 #[must_use]
 pub fn predefined(user: &UserId) -> Ruleset {
-    Ruleset::server_default(user)
+    let mut rules = Ruleset::server_default(user);
+    let overrides = std::mem::take(&mut rules.override_).into_iter();
+    let overrides = overrides.flat_map(|rule| {
+        let by_text = match &*rule.rule_id {
+            ".m.rule.is_user_mention" => Some(conditional(
+                DISPLAY_NAME_RULE,
+                vec![contains_display_name()],
+                Kind::SoundAndHighlight,
+            )),
+            ".m.rule.is_room_mention" => Some(conditional(
+                ROOM_RULE,
+                vec![
+                    matches("content.body", "@room"),
+                    PushCondition::SenderNotificationPermission(
+                        SenderNotificationPermissionConditionData::new(
+                            NotificationPowerLevelsKey::Room,
+                        ),
+                    ),
+                ],
+                Kind::Highlight,
+            )),
+            _ => None,
+        };
+        iter::once(rule).chain(by_text)
+    });
+    rules.override_ = overrides.collect();
+    rules.content.insert(
+        PatternedPushRuleInit {
+            rule_id: USER_NAME_RULE.to_owned(),
+            default: true,
+            enabled: true,
+            pattern: user.localpart().to_owned(),
+            actions: Kind::SoundAndHighlight.actions().to_vec(),
+        }
+        .into(),
+    );
+
+    let poll = |name: &str, conditions: Vec<PushCondition>, like: Kind| {
+        let id = format!(".org.matrix.msc3930.rule.{name}");
+        conditional(&id, conditions, like)
+    };
+    let of = |event_type: &str| matches("type", event_type);
+    let in_two = || {
+        let two = RoomMemberCountIs::from(ruma::uint!(2));
+        PushCondition::RoomMemberCount(RoomMemberCountConditionData::new(two))
+    };
+    rules.override_.extend([poll(
+        "poll_response",
+        vec![of(POLL_RESPONSE)],
+        Kind::Nothing,
+    )]);
+    let (start, end) = (|| of(POLL_START), || of(POLL_END));
+    rules.underride.extend([
+        poll(
+            "poll_start_one_to_one",
+            vec![in_two(), start()],
+            Kind::Sound,
+        ),
+        poll("poll_start", vec![start()], Kind::Notify),
+        poll("poll_end_one_to_one", vec![in_two(), end()], Kind::Sound),
+        poll("poll_end", vec![end()], Kind::Notify),
+    ]);
+    rules
+}
+
+fn conditional(id: &str, conditions: Vec<PushCondition>, like: Kind) -> ConditionalPushRule {
+    ConditionalPushRule::from(ConditionalPushRuleInit {
+        rule_id: id.to_owned(),
+        default: true,
+        enabled: true,
+        conditions,
+        actions: like.actions().to_vec(),
+    })
+}
+
+#[expect(deprecated, reason = "ruma drops it with the rule, which is kept here")]
+fn contains_display_name() -> PushCondition {
+    PushCondition::ContainsDisplayName
+}
+
+fn matches(key: &str, pattern: &str) -> PushCondition {
+    PushCondition::EventMatch(EventMatchConditionData::new(
+        key.to_owned(),
+        pattern.to_owned(),
+    ))
 }
 
 /// A user's rules, ready to be asked.
@@ -60,6 +164,8 @@ pub struct Rules {
     /// The enabled ones, in order of priority.
     rules: Vec<Rule>,
     are_predefined: bool,
+    /// The user's localpart.
+    localpart: Glob,
 }
 
 #[derive(Clone, Debug)]
@@ -77,7 +183,7 @@ enum Condition {
     SenderMayNotifyRoom,
     Is(Path, ScalarJsonValue),
     Contains(Path, ScalarJsonValue),
-    /// For rules that older clients rely on and that mentions have replaced.
+    /// For the rules by which a text mentions people.
     NoMentions,
     Never,
 }
@@ -88,10 +194,7 @@ impl Rules {
     pub fn new(ruleset: &Ruleset, user: &UserId) -> Self {
         let conditional = |rule: &ConditionalPushRule| {
             rule.enabled.then(|| {
-                let replaced = matches!(
-                    &*rule.rule_id,
-                    ".m.rule.contains_display_name" | ".m.rule.roomnotif"
-                );
+                let replaced = [DISPLAY_NAME_RULE, ROOM_RULE].contains(&&*rule.rule_id);
                 let conditions = rule.conditions.iter().map(Condition::new);
                 Rule {
                     conditions: replaced
@@ -105,7 +208,7 @@ impl Rules {
         };
         let content = |rule: &PatternedPushRule| {
             rule.enabled.then(|| {
-                let replaced = rule.rule_id == ".m.rule.contains_user_name";
+                let replaced = rule.rule_id == USER_NAME_RULE;
                 let body = Condition::BodyMatches(lowercase_glob(&rule.pattern));
                 Rule {
                     conditions: replaced
@@ -144,6 +247,7 @@ impl Rules {
                 .flatten()
                 .collect(),
             are_predefined: are_predefined(ruleset, user),
+            localpart: Glob::literal(&user.localpart().to_lowercase()),
         }
     }
 }
@@ -228,7 +332,7 @@ impl<'a> Occasion<'a> {
             return Outcome::of(&[]);
         }
         if rules.are_predefined {
-            return Outcome::of(self.predefined().kind_for(user).actions());
+            return Outcome::of(self.kind_for(rules, user, &display_name).actions());
         }
         let applying = rules.rules.iter().find(|rule| {
             rule.conditions
@@ -303,6 +407,26 @@ impl<'a> Occasion<'a> {
             .as_deref()
     }
 
+    /// What the predefined rules make of the event for one user.
+    fn kind_for(&self, rules: &Rules, user: &UserId, display_name: &impl Fn() -> String) -> Kind {
+        let predefined = self.predefined();
+        let invited = predefined.invited.as_ref();
+        if invited.is_some_and(|invited| *invited == user.as_str().to_lowercase()) {
+            return Kind::Sound;
+        }
+        let is_named = || {
+            let body = self.body().filter(|_| predefined.names_count);
+            body.is_some_and(|body| {
+                !predefined.is_decided && rules.localpart.matches_words(body)
+                    || self.satisfies(&Condition::BodyNamesUser, display_name)
+            })
+        };
+        if predefined.mentioned.contains(user) || is_named() {
+            return Kind::SoundAndHighlight;
+        }
+        predefined.others
+    }
+
     fn predefined(&self) -> &Predefined {
         self.predefined.get_or_init(|| Predefined::new(self))
     }
@@ -364,11 +488,18 @@ struct Predefined {
     /// In lower case, as the rule compares without case.
     invited: Option<String>,
     mentioned: HashSet<OwnedUserId>,
+    /// Whether a text that names the user mentions them.
+    names_count: bool,
+    /// For those whom it does not mention.
     others: Kind,
+    /// Whether that is so by a rule that comes before the one for user names.
+    is_decided: bool,
 }
 
 impl Predefined {
     fn new(occasion: &Occasion<'_>) -> Self {
+        static AT_ROOM: LazyLock<Glob> = LazyLock::new(|| Glob::literal("@room"));
+        let at_room = &*AT_ROOM;
         let content = occasion.content();
         let at = |names: &[&str]| {
             names
@@ -385,7 +516,9 @@ impl Predefined {
         let nobody = || Self {
             invited: None,
             mentioned: HashSet::new(),
+            names_count: false,
             others: Kind::Nothing,
+            is_decided: true,
         };
 
         if text_is(at(&["msgtype"]), "m.notice") {
@@ -403,26 +536,40 @@ impl Predefined {
             .into_iter()
             .flatten();
         let one_to_one = occasion.member_count == 2;
-        let names_room = at(&["m.mentions", "room"]) == Some(&Value::Bool(true));
-        let others = if names_room && occasion.sender_may_notify_room
+        let names_count = content.get("m.mentions").is_none();
+        let names_room = at(&["m.mentions", "room"]) == Some(&Value::Bool(true))
+            || names_count
+                && occasion
+                    .body()
+                    .is_some_and(|body| at_room.matches_words(body));
+        let by_override = if names_room && occasion.sender_may_notify_room
             || is_type("m.room.tombstone") && state_key == Some("")
         {
-            Kind::Highlight
+            Some(Kind::Highlight)
         } else if is_type("m.reaction")
             || is_type("m.room.server_acl") && state_key == Some("")
             || at(&["m.relates_to", "rel_type"]).and_then(Value::as_str) == Some("m.replace")
+            || is_type(POLL_RESPONSE)
         {
-            Kind::Nothing
-        } else if is_type("m.call.invite") {
-            Kind::Ring
-        } else if is_type("m.room.message") || is_type("m.room.encrypted") {
-            if one_to_one {
-                Kind::Sound
-            } else {
-                Kind::Notify
-            }
+            Some(Kind::Nothing)
         } else {
-            Kind::Nothing
+            None
+        };
+        let by_underride = || {
+            if is_type("m.call.invite") {
+                Kind::Ring
+            } else if ["m.room.message", "m.room.encrypted", POLL_START, POLL_END]
+                .into_iter()
+                .any(is_type)
+            {
+                if one_to_one {
+                    Kind::Sound
+                } else {
+                    Kind::Notify
+                }
+            } else {
+                Kind::Nothing
+            }
         };
         Self {
             invited: None,
@@ -430,21 +577,9 @@ impl Predefined {
                 .filter_map(Value::as_str)
                 .filter_map(|id| UserId::parse(id).ok())
                 .collect(),
-            others,
-        }
-    }
-
-    fn kind_for(&self, user: &UserId) -> Kind {
-        if self
-            .invited
-            .as_ref()
-            .is_some_and(|invited| *invited == user.as_str().to_lowercase())
-        {
-            Kind::Sound
-        } else if self.mentioned.contains(user) {
-            Kind::SoundAndHighlight
-        } else {
-            self.others
+            names_count,
+            others: by_override.unwrap_or_else(by_underride),
+            is_decided: by_override.is_some(),
         }
     }
 }

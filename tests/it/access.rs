@@ -25,6 +25,7 @@ everybody GET    -                                /.well-known/matrix/client
 everybody GET    -                                /.well-known/matrix/server
 everybody GET    -                                /.well-known/matrix/support
 everybody GET    -                                /_matrix/client/versions
+everybody GET    -                                /_matrix/federation/v1/version
 everybody GET    -                                /_synapse/admin/v1/register
 everybody POST   -                                /_synapse/admin/v1/register
 

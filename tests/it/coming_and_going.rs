@@ -213,6 +213,52 @@ async fn who_comes_back_is_told_the_room_anew() {
 }
 
 #[tokio::test]
+async fn a_timeline_does_not_go_on_over_an_absence() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let (carol, dave) = (
+        server.register("carol").await,
+        server.register("dave").await,
+    );
+    let room = Room::new(&alice, "shared").await;
+    room.does(&bob, "join").await;
+    // Enough for the whole room.
+    let filter = json!({ "room": { "timeline": { "limit": 100 } } });
+    let mut streams = Vec::new();
+    for who in [&bob, &carol, &dave] {
+        streams.push(Stream::filtered(who, &filter));
+    }
+    let first = streams[0].joined(&room).await;
+    assert_eq!(first["timeline"]["limited"], false, "it has no earlier one");
+    for stream in &mut streams {
+        stream.next().await;
+    }
+    room.does(&bob, "leave").await;
+    assert_eq!(streams[0].left(&room).await["timeline"]["limited"], false);
+    room.say(&alice, "meanwhile").await;
+    for who in [&bob, &carol, &dave] {
+        room.does(who, "join").await;
+    }
+    room.does(&dave, "leave").await;
+    for part in [
+        streams[0].joined(&room).await,
+        streams[1].joined(&room).await,
+        streams[2].left(&room).await,
+    ] {
+        assert_eq!(types(&part, "timeline")[0], "m.room.create");
+        assert_eq!(part["timeline"]["limited"], true);
+        // Whoever wants to fill the gap finds that there is nothing in it.
+        let prev = text(&part["timeline"], "prev_batch");
+        let path = format!("messages?dir=b&from={prev}");
+        let page = ok(room.get(&bob, &path).await);
+        assert_eq!((&page["chunk"], &page["end"]), (&json!([]), &Value::Null));
+    }
+    room.say(&alice, "welcome").await;
+    let part = streams[0].joined(&room).await;
+    assert_eq!(part["timeline"]["limited"], false);
+}
+
+#[tokio::test]
 async fn an_ignored_user_invites_nobody() {
     let server = TestServer::new();
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);

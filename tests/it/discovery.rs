@@ -19,6 +19,20 @@ async fn versions_have_no_gaps_and_need_no_valid_token() {
 }
 
 #[tokio::test]
+async fn servers_are_told_what_this_is() {
+    let server = TestServer::new();
+    let told = ok(server
+        .anonymous()
+        .get("/_matrix/federation/v1/version")
+        .await);
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(
+        told,
+        json!({ "server": { "name": "Kontor", "version": version } })
+    );
+}
+
+#[tokio::test]
 async fn capabilities_are_told_to_users() {
     let server = TestServer::new();
     refused(

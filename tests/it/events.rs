@@ -57,6 +57,9 @@ async fn pages_go_both_ways_and_meet() {
         .get(&alice, &format!("messages?dir=f&from={end}"))
         .await);
     assert_eq!(bodies(&forward["chunk"]), ["three", "four"]);
+    // Forward is where a page goes that is not told where.
+    let untold = ok(room.get(&alice, &format!("messages?from={end}")).await);
+    assert_eq!(untold, forward);
     let until = ok(room.get(&alice, &format!("messages?dir=b&to={end}")).await);
     assert_eq!(bodies(&until["chunk"]), ["four", "three"]);
     assert_eq!(until["end"], Value::Null);
@@ -118,6 +121,18 @@ async fn a_filter_chooses_events() {
             vec!["text"],
         ),
         (json!({ "related_by_senders": [alice.user_id] }), vec![]),
+        (
+            json!({ "org.matrix.msc3874.rel_types": ["m.thread", "m.reference"] }),
+            vec!["m.thread"],
+        ),
+        (
+            json!({ "org.matrix.msc3874.rel_types": ["m.reference"] }),
+            vec![],
+        ),
+        (
+            json!({ "org.matrix.msc3874.not_rel_types": ["m.thread"], "types": ["m.room.message"] }),
+            vec!["file", "text"],
+        ),
         (json!({ "related_by_senders": [bob.user_id] }), vec!["text"]),
         (json!({ "not_rooms": [room.0] }), vec![]),
     ] {
@@ -201,7 +216,9 @@ async fn who_has_left_sees_the_past_and_nothing_later() {
     );
 
     room.does(&bob, "forget").await;
-    refused(room.get(&bob, "messages?dir=b").await, 403, "M_FORBIDDEN");
+    for path in ["messages?dir=b", "messages?dir=f", "messages"] {
+        refused(room.get(&bob, path).await, 403, "M_FORBIDDEN");
+    }
     refused(
         room.get(&bob, &format!("event/{before}")).await,
         404,

@@ -14,13 +14,26 @@ const REGISTER: &str = "/_matrix/client/v3/register";
 async fn unknown_paths_and_methods_are_told_apart() {
     let server = TestServer::new();
     let client = server.anonymous();
-    refused(
-        client.get("/_matrix/client/v3/nothing").await,
-        404,
-        "M_UNRECOGNIZED",
-    );
-    refused(client.get("/").await, 404, "M_UNRECOGNIZED");
-    refused(client.delete(WHOAMI).await, 405, "M_UNRECOGNIZED");
+    for path in [
+        "/",
+        "/_matrix/nothing",
+        "/_matrix/client/nothing",
+        "/_matrix/client/v3/nothing",
+        "/_matrix/client/v3/account/nothing",
+        "/_matrix/federation/nothing",
+        "/_matrix/federation/v1/nothing",
+        "/_matrix/key/nothing",
+        "/_matrix/key/v2/nothing",
+        "/_matrix/media/nothing",
+        "/_matrix/media/v3/nothing",
+        "/_synapse/admin/v1/nothing",
+    ] {
+        refused(client.get(path).await, 404, "M_UNRECOGNIZED");
+        refused(client.delete(path).await, 404, "M_UNRECOGNIZED");
+    }
+    for path in [WHOAMI, "/_matrix/federation/v1/version"] {
+        refused(client.delete(path).await, 405, "M_UNRECOGNIZED");
+    }
 }
 
 #[tokio::test]

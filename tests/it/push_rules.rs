@@ -30,6 +30,46 @@ async fn everybody_begins_with_the_predefined_rules() {
 }
 
 #[tokio::test]
+async fn polls_have_rules_that_can_be_changed() {
+    let server = TestServer::new();
+    let alice = server.register("alice").await;
+    let all = ok(alice.get(GLOBAL).await);
+    let named = |list: &Value| {
+        let mut ids = ids(list);
+        ids.retain(|id| id.starts_with(".org.matrix.msc3930."));
+        ids
+    };
+    assert_eq!(
+        named(&all["override"]),
+        [".org.matrix.msc3930.rule.poll_response"]
+    );
+    // What is for rooms of two comes before what is for all rooms.
+    let start = ".org.matrix.msc3930.rule.poll_start";
+    assert_eq!(
+        named(&all["underride"]),
+        [
+            ".org.matrix.msc3930.rule.poll_start_one_to_one",
+            start,
+            ".org.matrix.msc3930.rule.poll_end_one_to_one",
+            ".org.matrix.msc3930.rule.poll_end",
+        ]
+    );
+    let path = format!("{GLOBAL}underride/{start}");
+    let mut rule = json!({
+        "rule_id": start, "default": true, "enabled": true, "actions": ["notify"],
+        "conditions": [
+            { "kind": "event_match", "key": "type", "pattern": "org.matrix.msc3381.poll.start" },
+        ],
+    });
+    assert_eq!(ok(alice.get(&path).await), rule);
+    let off = json!({ "enabled": false });
+    ok(alice.put(&format!("{path}/enabled"), off).await);
+    rule["enabled"] = json!(false);
+    assert_eq!(ok(alice.get(&path).await), rule);
+    refused(alice.delete(&path).await, 400, "M_INVALID_PARAM");
+}
+
+#[tokio::test]
 async fn rules_are_added_in_order_changed_and_removed() {
     let server = TestServer::new();
     let alice = server.register("alice").await;

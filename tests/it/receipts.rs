@@ -91,13 +91,19 @@ async fn receipts_in_threads() {
     let root = room.say(&alice, "root").await;
     let reply = room.relate(&alice, "m.thread", &root).await;
     let reaction = room.relate(&alice, "m.annotation", &reply).await;
+    let reference = room.relate(&alice, "m.reference", &root).await;
+    let beside = room.relate(&alice, "m.annotation", &reference).await;
     let other = room.say(&alice, "other").await;
     let mut since = String::new();
     sync(&alice, &room, &mut since).await;
     for (event, thread) in [
         (&reply, &*root),
         (&reaction, &*root),
+        // What belongs to the root is read in its thread as well as outside.
+        (&reference, &*root),
+        (&beside, &*root),
         (&root, "main"),
+        (&beside, "main"),
         (&other, "main"),
     ] {
         ok(reads(
@@ -116,12 +122,14 @@ async fn receipts_in_threads() {
     }
     let all = sync(&alice, &room, &mut String::new()).await.0;
     assert!(
-        all[&*reaction].is_object() && all[&*other].is_object(),
+        all[&*beside].is_object() && all[&*other].is_object(),
         "one in each: {all}"
     );
     for (event, thread) in [
         (&reply, "main"),
         (&other, &*root),
+        (&reply, &*reference),
+        (&reaction, &*reference),
         (&other, "nothing"),
         (&reply, "$x"),
     ] {

@@ -83,14 +83,21 @@ async fn user_names_follow_the_rules() {
 
 #[tokio::test]
 async fn passwords_must_not_be_too_short() {
-    let server = TestServer::new();
-    let mut body = wish("alice");
-    body["password"] = json!("1234567");
-    refused(
-        server.anonymous().post(REGISTER, body).await,
-        400,
-        "M_WEAK_PASSWORD",
-    );
+    for (shortest, password) in [(8_u8, "1234567"), (3, "\u{442}\u{442}")] {
+        let server = TestServer::with(|config| {
+            config.registration.shortest_password = shortest.try_into().unwrap();
+        });
+        let anonymous = server.anonymous();
+        let mut body = wish("alice");
+        body["password"] = json!(password);
+        refused(
+            anonymous.post(REGISTER, body.clone()).await,
+            400,
+            "M_WEAK_PASSWORD",
+        );
+        body["password"] = json!(format!("{password}x"));
+        ok(anonymous.post(REGISTER, body).await);
+    }
 }
 
 #[tokio::test]

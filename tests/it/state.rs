@@ -177,7 +177,6 @@ async fn members_by_membership_and_time() {
     }
     let then = ok(room.get(&alice, &format!("members?at={early}")).await);
     assert_eq!(members(&then), [member(&alice, "join")]);
-    refused(room.get(&alice, "members?at=s0").await, 403, "M_FORBIDDEN");
     refused(
         room.get(&alice, "members?at=x").await,
         400,
@@ -215,6 +214,51 @@ async fn members_by_membership_and_time() {
 }
 
 #[tokio::test]
+async fn the_members_at_the_beginning_are_the_creator() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let stranger = server.register("stranger").await;
+    let room = Room::new(&alice, "shared").await;
+    room.does(&bob, "join").await;
+    let sync = ok(alice.get("/_matrix/client/v3/sync").await);
+    let timeline = &sync["rooms"]["join"][&room.0]["timeline"];
+    assert_eq!(timeline["limited"], false, "it has all of the room");
+    let page = ok(room.get(&alice, "messages?dir=f&limit=2").await);
+    let (created, joined) = (&page["chunk"][0], &page["chunk"][1]);
+    assert_eq!(created["type"], "m.room.create");
+    assert_eq!(joined["type"], "m.room.member");
+    let creation = ok(room.get(&alice, "messages?dir=f&limit=1").await);
+    let points = [
+        "s0".to_owned(),
+        text(timeline, "prev_batch"),
+        text(&creation, "end"),
+        text(&page, "end"),
+    ];
+    for at in &points {
+        let path = format!("members?at={at}");
+        // Who came later sees the beginning as well, as far as the room shows it to them.
+        for who in [&alice, &bob] {
+            let answer = ok(room.get(who, &path).await);
+            assert_eq!(members(&answer), [member(&alice, "join")], "{at}");
+        }
+        refused(room.get(&stranger, &path).await, 403, "M_FORBIDDEN");
+    }
+    let open = Room::new(&alice, "world_readable").await;
+    ok(open.get(&stranger, "members").await);
+    // It was not open yet when it began.
+    refused(
+        open.get(&stranger, "members?at=s0").await,
+        403,
+        "M_FORBIDDEN",
+    );
+    room.does(&bob, "leave").await;
+    let answer = ok(room.get(&bob, "members?at=s0").await);
+    assert_eq!(members(&answer), [member(&alice, "join")]);
+    room.does(&bob, "forget").await;
+    refused(room.get(&bob, "members?at=s0").await, 403, "M_FORBIDDEN");
+}
+
+#[tokio::test]
 async fn joined_members_have_names_and_pictures() {
     let server = TestServer::new();
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
@@ -236,7 +280,8 @@ async fn joined_members_have_names_and_pictures() {
     let path = room.path(&format!("state/m.room.member/{}", bob.user_id));
     ok(bob.put(&path, odd).await);
     let joined = ok(room.get(&alice, "joined_members").await);
-    assert_eq!(joined["joined"][&*bob.user_id], json!({}));
+    let nothing = json!({ "display_name": null, "avatar_url": null });
+    assert_eq!(joined["joined"][&*bob.user_id], nothing);
 }
 
 #[tokio::test]

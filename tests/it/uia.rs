@@ -81,17 +81,41 @@ async fn only_the_own_password_counts() {
     let server = TestServer::new();
     let alice = server.register("alice").await;
     server.register("bob").await;
-    for auth in [
-        with_password("bob", PASSWORD, None),
-        json!({
-            "type": "m.login.password",
-            "identifier": { "type": "m.id.thirdparty", "medium": "email", "address": "a@b" },
-            "password": PASSWORD,
-        }),
+    // Right or wrong, known or unknown: the answer to another name is always the same.
+    let asked = alice.post(DELETE, json!({ "devices": [] })).await.1;
+    let session = text(&asked, "session");
+    let mut answers = Vec::new();
+    for (user, password, session) in [
+        ("bob", PASSWORD, None),
+        ("bob", "wrong", None),
+        ("@bob:localhost", PASSWORD, Some(&*session)),
+        ("@alice:example.org", PASSWORD, None),
+        ("nobody", PASSWORD, None),
+        ("not a name", PASSWORD, None),
     ] {
-        let body = json!({ "devices": [], "auth": auth });
-        refused(alice.post(DELETE, body).await, 401, "M_FORBIDDEN");
+        let auth = with_password(user, password, session);
+        let answer = alice
+            .post(DELETE, json!({ "devices": [], "auth": auth }))
+            .await;
+        answers.push(answer.1.clone());
+        refused(answer, 403, "M_FORBIDDEN");
     }
+    answers.dedup();
+    assert_eq!(answers.len(), 1, "{answers:?}");
+    assert_eq!(answers[0]["session"], Value::Null);
+    // The session is still good for the right one.
+    let auth = with_password("alice", PASSWORD, Some(&session));
+    ok(alice
+        .post(DELETE, json!({ "devices": [], "auth": auth }))
+        .await);
+
+    let auth = json!({
+        "type": "m.login.password",
+        "identifier": { "type": "m.id.thirdparty", "medium": "email", "address": "a@b" },
+        "password": PASSWORD,
+    });
+    let body = json!({ "devices": [], "auth": auth });
+    refused(alice.post(DELETE, body).await, 401, "M_FORBIDDEN");
     for auth in [
         json!({ "type": "m.login.dummy" }),
         json!({ "type": "org.example.other" }),

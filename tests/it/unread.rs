@@ -34,6 +34,29 @@ async fn mention(room: &Room, who: &Client, whom: &Client) -> String {
 }
 
 #[tokio::test]
+async fn a_name_in_a_text_is_a_highlight() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = Room::new(&alice, "shared").await;
+    room.does(&bob, "join").await;
+    room.say(&alice, "Bob, are you there?").await;
+    assert_eq!(unread(&room, &bob).await, (1, 1));
+    room.say(&alice, "he who bobs").await;
+    assert_eq!(unread(&room, &bob).await, (2, 1));
+    let profile = json!({ "membership": "join", "displayname": "Robert B." });
+    let path = room.path(&format!("state/m.room.member/{}", bob.user_id));
+    ok(bob.put(&path, profile).await);
+    room.say(&alice, "ask robert b.!").await;
+    assert_eq!(unread(&room, &bob).await, (3, 2));
+    // Whoever says whom they mean means nobody else.
+    let content = json!({ "msgtype": "m.text", "body": "bob", "m.mentions": {} });
+    room.send(&alice, "m.room.message", content).await;
+    assert_eq!(unread(&room, &bob).await, (4, 2));
+    room.say(&alice, "@room").await;
+    assert_eq!(unread(&room, &bob).await, (5, 3));
+}
+
+#[tokio::test]
 async fn what_counts() {
     let server = TestServer::new();
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);

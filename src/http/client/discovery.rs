@@ -28,6 +28,7 @@ const NEWEST: u8 = 19;
 const FEATURES: &[&str] = &[
     "uk.tcpip.msc4133",
     "uk.tcpip.msc4133.stable",
+    "org.matrix.msc3874",
     "org.matrix.msc4222",
 ];
 

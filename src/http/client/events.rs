@@ -3,14 +3,24 @@
 use std::sync::Arc;
 
 use ruma::{
-    api::client::{context::get_context, message::get_message_events, room::get_room_event},
-    exports::serde_html_form,
+    OwnedRoomId, UInt,
+    api::{
+        Direction, IncomingRequest,
+        client::{context::get_context, message::get_message_events, room::get_room_event},
+        error::{DeserializationError, Error as RumaError},
+    },
+    exports::{serde::de::value, serde_html_form},
+    uint,
 };
 use serde::Deserialize;
 
 use crate::{
     error::{Error, Result},
-    http::{extract::Ruma, respond::Json, routes::Routes},
+    http::{
+        extract::{Ruma, same_endpoint},
+        respond::Json,
+        routes::Routes,
+    },
     protocol::{filter::RoomEventFilter, token::PageToken},
     service::{Services, rooms::Page},
 };
@@ -22,6 +32,51 @@ pub(super) fn routes(routes: Routes) -> Routes {
         .also_guests(event)
 }
 
+/// A request for a page, which need not say where it goes: clients leave `dir` out, because the reference server then
+/// goes forward. ruma's type insists on it.
+struct Messages {
+    room_id: OwnedRoomId,
+    page: PageQuery,
+}
+
+#[derive(Deserialize)]
+struct PageQuery {
+    from: Option<String>,
+    to: Option<String>,
+    #[serde(default = "forward")]
+    dir: Direction,
+    #[serde(default = "usual_limit")]
+    limit: UInt,
+}
+
+fn forward() -> Direction {
+    Direction::Forward
+}
+
+fn usual_limit() -> UInt {
+    uint!(10)
+}
+
+same_endpoint!(Messages, get_message_events::v3::Request);
+
+impl IncomingRequest for Messages {
+    type EndpointError = RumaError;
+    type OutgoingResponse = get_message_events::v3::Response;
+
+    fn try_from_http_request_inner(
+        request: http::Request<&[u8]>,
+        path: &[&str],
+    ) -> Result<Self, DeserializationError> {
+        let path = value::SeqDeserializer::<_, value::Error>::new(path.iter().copied());
+        let (room_id,) = <(OwnedRoomId,)>::deserialize(path)?;
+        let query = request.uri().query().unwrap_or_default();
+        Ok(Self {
+            room_id,
+            page: serde_html_form::from_str(query)?,
+        })
+    }
+}
+
 async fn messages(
     services: Arc<Services>,
     Ruma {
@@ -29,14 +84,20 @@ async fn messages(
         requester,
         query,
         ..
-    }: Ruma<get_message_events::v3::Request>,
+    }: Ruma<Messages>,
 ) -> Result<Json> {
     let filter = filter(&query)?;
+    let PageQuery {
+        from,
+        to,
+        dir,
+        limit,
+    } = request.page;
     let page = Page {
-        from: token("from", request.from.as_deref())?,
-        to: token("to", request.to.as_deref())?,
-        dir: request.dir,
-        limit: number(request.limit),
+        from: token("from", from.as_deref())?,
+        to: token("to", to.as_deref())?,
+        dir,
+        limit: number(limit),
     };
     let answer = beside(services, move |services| {
         let room = &request.room_id;
@@ -96,7 +157,7 @@ pub(super) fn token(name: &str, text: Option<&str>) -> Result<Option<PageToken>>
 }
 
 /// A limit as a number; the services have bounds of their own.
-pub(super) fn number(limit: ruma::UInt) -> usize {
+pub(super) fn number(limit: UInt) -> usize {
     usize::try_from(u64::from(limit)).unwrap_or(usize::MAX)
 }
 

@@ -3,7 +3,7 @@
 use ruma::{MilliSecondsSinceUnixEpoch, owned_event_id, room_id, uint, user_id};
 
 use super::*;
-use crate::protocol::event::Flags;
+use crate::protocol::event::{Flags, Relation};
 
 fn header(event_type: &str, sender: &str, room: &str) -> Header {
     Header {
@@ -182,6 +182,62 @@ fn events_pass_or_not() {
             } else {
                 expect
             },
+            "{json}"
+        );
+    }
+}
+
+#[test]
+fn how_an_event_relates_decides() {
+    let alone = header("m.room.message", "@a:example.org", "!a:example.org");
+    let mut threaded = header("m.room.message", "@a:example.org", "!a:example.org");
+    threaded.relation = Some(Relation {
+        rel_type: "m.thread".to_owned(),
+        event_id: owned_event_id!("$root"),
+    });
+    for (json, allows_alone, allows_threaded) in [
+        (
+            r#"{"org.matrix.msc3874.rel_types":["m.thread"]}"#,
+            false,
+            true,
+        ),
+        (
+            r#"{"org.matrix.msc3874.rel_types":["m.replace"]}"#,
+            false,
+            false,
+        ),
+        (r#"{"org.matrix.msc3874.rel_types":[]}"#, false, false),
+        (r#"{"org.matrix.msc3874.rel_types":null}"#, true, true),
+        (
+            r#"{"org.matrix.msc3874.not_rel_types":["m.thread"]}"#,
+            true,
+            false,
+        ),
+        (
+            r#"{"org.matrix.msc3874.not_rel_types":["m.replace"]}"#,
+            true,
+            true,
+        ),
+        (
+            r#"{"org.matrix.msc3874.rel_types":["m.thread"],"org.matrix.msc3874.not_rel_types":["m.thread"]}"#,
+            false,
+            false,
+        ),
+    ] {
+        let filter = RoomEventFilter::from_json(json).expect(json);
+        assert_eq!(
+            filter.allows_event(&alone, || false),
+            allows_alone,
+            "{json}"
+        );
+        assert_eq!(
+            filter.allows_event(&threaded, || false),
+            allows_threaded,
+            "{json}"
+        );
+        assert_eq!(
+            filter.allows_all(),
+            allows_alone && allows_threaded && !json.contains("m.replace"),
             "{json}"
         );
     }

@@ -201,6 +201,18 @@ fn the_predefined_rules() {
             r#"["notify"]"#,
         ),
         ("m.reaction", None, json!({}), 2, "[]"),
+        (POLL_START, None, json!({}), 2, sound),
+        (POLL_START, None, json!({}), 3, r#"["notify"]"#),
+        (POLL_RESPONSE, None, json!({}), 2, "[]"),
+        (POLL_END, None, json!({}), 2, sound),
+        (POLL_END, None, json!({}), 3, r#"["notify"]"#),
+        (
+            POLL_RESPONSE,
+            None,
+            json!({ "m.mentions": { "user_ids": [me] } }),
+            3,
+            both,
+        ),
         (
             "m.room.member",
             Some(me),
@@ -243,6 +255,43 @@ fn the_predefined_rules() {
             "[]",
             "own events"
         );
+    }
+}
+
+#[test]
+fn a_text_mentions_whom_it_names() {
+    let user = user_id!("@me:example.org");
+    let highlight = r#"["notify",{"set_tweak":"highlight"}]"#;
+    let both = r#"["notify",{"set_tweak":"sound","value":"default"},{"set_tweak":"highlight"}]"#;
+    let plain = r#"["notify"]"#;
+    let edit = json!({ "rel_type": "m.replace" });
+    for (content, may_notify, expect) in [
+        (json!({ "body": "hello Me!" }), false, both),
+        (json!({ "body": "ask @me:example.org" }), false, both),
+        (json!({ "body": "more tea?" }), false, both),
+        (json!({ "body": "some teapots" }), false, plain),
+        (json!({ "body": 5 }), false, plain),
+        (
+            json!({ "body": "hello me", "m.mentions": {} }),
+            false,
+            plain,
+        ),
+        (json!({ "body": "hello @room" }), true, highlight),
+        (json!({ "body": "hello @room" }), false, plain),
+        (
+            json!({ "body": "hello @room", "m.mentions": {} }),
+            true,
+            plain,
+        ),
+        (json!({ "body": "me and the @room" }), true, highlight),
+        (json!({ "body": "tea for the @room" }), true, both),
+        (json!({ "body": "me", "m.relates_to": edit }), false, "[]"),
+        (json!({ "body": "tea", "m.relates_to": edit }), false, both),
+        (json!({ "body": "me", "msgtype": "m.notice" }), true, "[]"),
+    ] {
+        let event = event("m.room.message", None, "@you:example.org", &content);
+        let actions = by_us(&predefined(user), &event, 3, may_notify, user, "Tea");
+        assert_eq!(actions, expect, "{content}");
     }
 }
 
@@ -342,7 +391,7 @@ proptest! {
         event_type in prop_oneof![
             Just("m.room.message"), Just("m.room.encrypted"), Just("m.reaction"), Just("m.room.member"),
             Just("m.room.tombstone"), Just("m.room.server_acl"), Just("m.call.invite"), Just("m.room.topic"),
-            Just("M.Room.Message"),
+            Just("M.Room.Message"), Just(POLL_START), Just(POLL_RESPONSE), Just(POLL_END),
         ],
         state_key in proptest::option::of(prop_oneof![Just(""), Just("x"), Just("@me:example.org"), Just("@ME:example.org")]),
         sender in prop_oneof![Just("@me:example.org"), Just("@you:example.org"), Just("@she:example.org")],

@@ -4,7 +4,6 @@ use ruma::api::client::uiaa::AuthData;
 
 use super::{
     Accounts, Requester,
-    register::check_strength,
     sessions::{delete_devices, devices_of},
 };
 use crate::{
@@ -26,7 +25,7 @@ impl Accounts {
         log_out_others: bool,
         auth: Option<&AuthData>,
     ) -> Result<()> {
-        check_strength(&password)?;
+        self.check_strength(&password)?;
         self.confirm(requester, "change the password", auth).await?;
         self.set_password(requester.nid, password).await?;
         if log_out_others {
@@ -42,7 +41,7 @@ impl Accounts {
     /// # Errors
     /// 400 M_WEAK_PASSWORD; 404 M_NOT_FOUND for an account that is closed.
     pub async fn set_password(&self, user: UserNid, password: String) -> Result<()> {
-        check_strength(&password)?;
+        self.check_strength(&password)?;
         let hash = self.passwords.hash(password).await?;
         let position = {
             let _changing = self.changing.lock();

@@ -22,9 +22,6 @@ use crate::{
     store::schema::{ACCOUNTS, AccountRow, PROFILES, REGISTRATION_TOKENS},
 };
 
-/// The shortest password, in characters.
-const SHORTEST_PASSWORD: usize = 8;
-
 /// The longest password, in bytes; only so that hashing it takes no longer than others.
 pub(super) const LONGEST_PASSWORD: usize = 512;
 
@@ -96,7 +93,7 @@ impl Accounts {
             None => self.made_up_user_id("")?,
         };
         if let Some(password) = &account.password {
-            check_strength(password)?;
+            self.check_strength(password)?;
         }
         let operation = Operation {
             user: None,
@@ -254,27 +251,26 @@ impl Accounts {
         let session = opening.map(|opening| opening.finish(&self.sessions));
         Ok((committed.position, Registered { user_id, session }))
     }
-}
 
-/// # Errors
-/// 400 M_WEAK_PASSWORD.
-pub(super) fn check_strength(password: &str) -> Result<()> {
-    let weak = |message: String| {
-        Err(Error::api(
-            StatusCode::BAD_REQUEST,
-            "M_WEAK_PASSWORD",
-            message,
-        ))
-    };
-    if password.chars().count() < SHORTEST_PASSWORD {
-        return weak(format!(
-            "A password has at least {SHORTEST_PASSWORD} characters"
-        ));
+    /// # Errors
+    /// 400 M_WEAK_PASSWORD.
+    pub(super) fn check_strength(&self, password: &str) -> Result<()> {
+        let weak = |message| {
+            Err(Error::api(
+                StatusCode::BAD_REQUEST,
+                "M_WEAK_PASSWORD",
+                message,
+            ))
+        };
+        let shortest = self.registration.shortest_password;
+        if password.chars().count() < usize::from(shortest.get()) {
+            return weak(format!("A password has at least {shortest} characters"));
+        }
+        if password.len() > LONGEST_PASSWORD {
+            return weak(format!("A password has at most {LONGEST_PASSWORD} bytes"));
+        }
+        Ok(())
     }
-    if password.len() > LONGEST_PASSWORD {
-        return weak(format!("A password has at most {LONGEST_PASSWORD} bytes"));
-    }
-    Ok(())
 }
 
 fn closed() -> Error {

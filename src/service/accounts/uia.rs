@@ -70,7 +70,7 @@ impl Accounts {
     /// `what` names the endpoint and what it is to be done to.
     ///
     /// # Errors
-    /// What the client must do first, see [`Error::Uiaa`].
+    /// What the client must do first, see [`Error::Uiaa`]; 403 when somebody else is named.
     pub async fn confirm(
         &self,
         requester: &Requester,
@@ -165,13 +165,17 @@ impl Accounts {
                     let message = "The `identifier` names no user".to_owned();
                     return Ok(Err(Failed(ErrorKind::Forbidden, message)));
                 };
+                // Trying again would be in vain, so there is no session to go on with. The password is not looked at:
+                // who is logged in must not find out here whether it is that of somebody else.
+                let whose = self.named(&named.user);
+                let whose = whose.map(|id| self.store.find_user(&id)).transpose()?;
+                if whose.flatten() != conversation.operation.user {
+                    let message = "Whoever asks for this has to confirm it, and nobody else";
+                    return Err(Error::forbidden(message));
+                }
                 let checked = self.check_password(&named.user, shown.password.clone());
                 match checked.await {
-                    Ok((_, nid)) if Some(nid) == conversation.operation.user => AuthType::Password,
-                    Ok(_) => {
-                        let message = "This is the password of somebody else".to_owned();
-                        return Ok(Err(Failed(ErrorKind::Forbidden, message)));
-                    }
+                    Ok(_) => AuthType::Password,
                     Err(Error::Api {
                         errcode: "M_FORBIDDEN",
                         message,

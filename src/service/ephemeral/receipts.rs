@@ -151,7 +151,7 @@ impl Receipts {
             ReceiptType::ReadPrivate => PRIVATE,
             _ => return Err(Error::invalid_param("There is no such type of receipt")),
         };
-        let thread = thread(&mark.thread, stored)?;
+        let thread = self.thread_read(view, &mark.thread, stored)?;
         let order = order(stored)?;
         let old = RECEIPTS_OF.get(view, &(room, user, receipt_type, thread))?;
         if old.as_ref().is_some_and(|old| old.order >= order) {
@@ -169,6 +169,33 @@ impl Receipts {
             },
             old: old.map(|old| old.position),
         }))
+    }
+
+    /// How a receipt's thread is stored, if the event can be read in it. See "Threaded read receipts".
+    fn thread_read<'m>(
+        &self,
+        view: &View,
+        thread: &'m ReceiptThread,
+        stored: &Stored,
+    ) -> Result<&'m str> {
+        let of_event = stored.facts.thread.as_deref();
+        let is_read_in_it = match thread {
+            ReceiptThread::Unthreaded => return Ok(""),
+            ReceiptThread::Main => of_event.is_none(),
+            ReceiptThread::Thread(root) => match of_event {
+                Some(of_event) => of_event == root,
+                // The root is read in its thread as well as outside, and so is what is shown with it: it may be the
+                // last thing that a client has in the thread.
+                None => {
+                    *root == stored.event.header.id || self.rooms.leads_to(view, stored, root)?
+                }
+            },
+            _ => false,
+        };
+        if !is_read_in_it {
+            return Err(Error::invalid_param("The event is not in this thread"));
+        }
+        Ok(thread.as_str().unwrap_or_default())
     }
 
     fn fully_read(
@@ -226,22 +253,6 @@ fn write(batch: &mut Batch<'_>, room: RoomNid, members: &Members, change: Change
         batch.touch_user(position, row.user, Some(room), Kinds::RECEIPTS);
     } else {
         batch.touch_users(position, members.clone(), room, Kinds::RECEIPTS);
-    }
-}
-
-/// How a receipt's thread is stored, if the event can be read in it. See "Threaded read receipts".
-fn thread<'m>(thread: &'m ReceiptThread, stored: &Stored) -> Result<&'m str> {
-    let of_event = stored.facts.thread.as_deref();
-    match thread {
-        ReceiptThread::Unthreaded => Ok(""),
-        ReceiptThread::Main if of_event.is_none() => Ok("main"),
-        // The root is read in its thread as well as outside.
-        ReceiptThread::Thread(root)
-            if of_event == Some(&**root) || *root == stored.event.header.id =>
-        {
-            Ok(root.as_str())
-        }
-        _ => Err(Error::invalid_param("The event is not in this thread")),
     }
 }
 

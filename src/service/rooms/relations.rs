@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt::Write as _, ops::Bound};
 
 use ruma::{EventId, RoomId, api::Direction, events::TimelineEventType};
 
-use super::{MAX_PAGE, Page, Rooms, Seen, Sight};
+use super::{MAX_PAGE, Page, Rooms, Seen, Sight, Stored};
 use crate::{
     error::{Error, Result},
     protocol::{
@@ -15,7 +15,10 @@ use crate::{
         token::PageToken,
     },
     service::Requester,
-    store::schema::{RELATIONS, RelationRow},
+    store::{
+        View,
+        schema::{RELATIONS, RelationRow},
+    },
 };
 
 /// How many relations lie at most between an event and what is found for it.
@@ -36,6 +39,29 @@ pub struct Kind {
 }
 
 impl Rooms {
+    /// Whether an event relates to another one of its room, directly or by way of others.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn leads_to(&self, view: &View, from: &Stored, to: &EventId) -> Result<bool> {
+        let header = &from.event.header;
+        let mut relation = header.relation.clone();
+        for _ in 0..MAX_DEPTH {
+            let Some(up) = &relation else { break };
+            let Some(next) = self.find_event(view, &up.event_id)? else {
+                break;
+            };
+            if next.event.header.room_id != header.room_id {
+                break;
+            }
+            if up.event_id == to {
+                return Ok(true);
+            }
+            relation.clone_from(&next.event.header.relation);
+        }
+        Ok(false)
+    }
+
     /// The events that relate to `parent`, as the answer of `/relations`.
     ///
     /// # Errors

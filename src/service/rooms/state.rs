@@ -133,7 +133,7 @@ impl Rooms {
     /// # Errors
     /// 403 when the user is not in the room now.
     pub fn joined_members(&self, asker: &Requester, room: &RoomId) -> Result<String> {
-        #[derive(Deserialize)]
+        #[derive(Default, Deserialize)]
         struct Profile<'e> {
             #[serde(borrow)]
             displayname: Option<&'e RawValue>,
@@ -158,23 +158,17 @@ impl Rooms {
                 out.push(',');
             }
             format::push_string(&mut out, header.state_key.as_deref().unwrap_or_default());
-            out.push_str(":{");
-            if let Ok(profile) = stored.event.content_as::<Profile<'_>>() {
-                let members = [
-                    ("display_name", profile.displayname),
-                    ("avatar_url", profile.avatar_url),
-                ];
-                // What is no text is no name.
-                let texts = members
-                    .into_iter()
-                    .filter_map(|(name, json)| Some((name, json?.get())))
-                    .filter(|(_, json)| json.starts_with('"'));
-                for (index, (name, json)) in texts.enumerate() {
-                    out.push_str(if index > 0 { ",\"" } else { "\"" });
-                    out.push_str(name);
-                    out.push_str("\":");
-                    out.push_str(json);
-                }
+            out.push(':');
+            let profile = stored.event.content_as::<Profile<'_>>().unwrap_or_default();
+            // Clients have come to expect both members. What is no text is no name.
+            for (before, json) in [
+                ("{\"display_name\":", profile.displayname),
+                (",\"avatar_url\":", profile.avatar_url),
+            ] {
+                let text = json.map(RawValue::get);
+                let text = text.filter(|json| json.starts_with('"'));
+                out.push_str(before);
+                out.push_str(text.unwrap_or("null"));
             }
             out.push('}');
         }
@@ -219,17 +213,41 @@ impl Sight<'_> {
     }
 
     /// The state behind the last event before a point of the timeline.
+    ///
+    /// Nobody is in a room before its creator, so points before that are taken for the one right after: the timeline of
+    /// a client that has got all of a room begins before its first event, and there it asks who its members are.
     fn state_at(&self, PageToken(at): PageToken) -> Result<StateMap> {
         let bounds = (
             Bound::Included((self.room, i64::MIN)),
             Bound::Included((self.room, at)),
         );
         let mut rows = TIMELINE.range_back(self.view, &(self.room,), bounds);
-        let (_, (nid,)) = rows.next().transpose()?.ok_or_else(not_in_room)?;
-        let stored = self.rooms.event(self.view, nid)?;
+        let last = rows.next().transpose()?;
+        let last = last.map(|(_, (nid,))| self.rooms.event(self.view, nid));
+        let stored = match last.transpose()? {
+            Some(stored) if !is_creation(&stored) => stored,
+            _ => self.first_with_members()?.ok_or_else(not_in_room)?,
+        };
         if self.open_at(&stored)?.is_none() {
             return Err(not_in_room());
         }
         Ok(self.rooms.store.state(stored.current())?)
     }
+
+    /// The first event of the timeline after which somebody is in the room.
+    fn first_with_members(&self) -> Result<Option<Arc<Stored>>> {
+        // Whatever comes after the creation has a sender who is in the room, and the creator's join comes first.
+        for row in TIMELINE.scan(self.view, &(self.room,)).take(2) {
+            let (_, (nid,)) = row?;
+            let stored = self.rooms.event(self.view, nid)?;
+            if !is_creation(&stored) {
+                return Ok(Some(stored));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn is_creation(stored: &Stored) -> bool {
+    stored.event.header.event_type == TimelineEventType::RoomCreate && stored.event.is_state()
 }

@@ -36,6 +36,8 @@ struct Client {
     since: Option<SyncToken>,
     joined: BTreeMap<String, Known>,
     invited: BTreeSet<String>,
+    /// The timelines of all stays in each room, as a client has them that throws none away.
+    kept: BTreeMap<String, Vec<String>>,
 }
 
 impl Client {
@@ -46,6 +48,7 @@ impl Client {
             since: None,
             joined: BTreeMap::new(),
             invited: BTreeSet::new(),
+            kept: BTreeMap::new(),
         }
     }
 
@@ -62,9 +65,8 @@ impl Client {
         self.since = Some(answer["next_batch"].as_str().unwrap().parse().unwrap());
         for (room, part) in members(&answer["rooms"]["leave"]) {
             self.invited.remove(room);
-            if let Some(mut known) = self.joined.remove(room) {
-                self.take(&mut known, part);
-            }
+            let mut known = self.joined.remove(room).unwrap_or_default();
+            self.take(&mut known, room, part);
         }
         for (room, _) in members(&answer["rooms"]["invite"]) {
             self.invited.insert(room.clone());
@@ -72,24 +74,26 @@ impl Client {
         for (room, part) in members(&answer["rooms"]["join"]) {
             self.invited.remove(room);
             let mut known = self.joined.remove(room).unwrap_or_default();
-            self.take(&mut known, part);
+            self.take(&mut known, room, part);
             self.joined.insert(room.clone(), known);
         }
     }
 
-    fn take(&self, known: &mut Known, part: &Value) {
+    fn take(&mut self, known: &mut Known, room: &str, part: &Value) {
         let section = self.state_after.unwrap_or("state");
         let state = part[section]["events"].as_array().into_iter().flatten();
         for event in state {
             set(known, event);
         }
+        let kept = self.kept.entry(room.to_owned()).or_default();
         if part["timeline"]["limited"] == true {
             known.timeline.push(String::new());
+            kept.push(String::new());
         }
         for event in part["timeline"]["events"].as_array().into_iter().flatten() {
-            known
-                .timeline
-                .push(event["event_id"].as_str().unwrap().to_owned());
+            let id = event["event_id"].as_str().unwrap();
+            known.timeline.push(id.to_owned());
+            kept.push(id.to_owned());
             if self.state_after.is_none() && event.get("state_key").is_some() {
                 set(known, event);
             }
@@ -214,6 +218,7 @@ async fn try_one(seed: u64) {
     let lazy =
         json!({ "room": { "state": { "lazy_load_members": true }, "timeline": { "limit": 4 } } });
     let unnamed = json!({ "room": { "timeline": { "limit": 5, "not_types": ["m.room.name"] } } });
+    let large = json!({ "room": { "timeline": { "limit": 100 } } });
     // With the name of each: how often it syncs, one in so many steps.
     let mut clients = vec![
         (1, Client::new(small.clone(), false)),
@@ -223,6 +228,7 @@ async fn try_one(seed: u64) {
         (5, Client::new(lazy.clone(), false)),
         (4, Client::new(lazy, true)),
         (3, Client::new(unnamed, false)),
+        (2, Client::new(large, false)),
         (1000, Client::new(json!({}), false)),
     ];
     for step in 0..80 {
@@ -242,6 +248,9 @@ async fn try_one(seed: u64) {
         assert_eq!(client.invited, every_event.invited, "{context}");
         let names = |client: &Client| client.joined.keys().cloned().collect::<Vec<_>>();
         assert_eq!(names(client), names(every_event), "{context}");
+        for timeline in client.kept.values() {
+            check_kept(timeline, &context);
+        }
         let is_lazy = client.filter.room.state.lazy_load_members;
         for room in &rooms {
             let Some(known) = client.joined.get(room.as_str()) else {
@@ -278,6 +287,18 @@ fn check_timeline(known: &Known, all: &Known, context: &str) {
         for id in piece {
             assert!(rest.any(|told| *told == id), "{context}: {id} out of order");
         }
+    }
+}
+
+/// Between two gaps a client may put together what it is told, also across its stays in a room.
+fn check_kept(timeline: &[String], context: &str) {
+    for piece in timeline.split(String::is_empty) {
+        let unique: BTreeSet<_> = piece.iter().collect();
+        assert_eq!(
+            unique.len(),
+            piece.len(),
+            "{context}: an event was told again without a gap"
+        );
     }
 }
 

@@ -28,7 +28,8 @@ pub(super) struct Window {
     pub(super) shown: Vec<Seen>,
     /// State events of the window that the client's filter kept out of it.
     pub(super) unshown_state: Vec<Arc<Stored>>,
-    /// Whether there are older events that the client has not seen.
+    /// Whether the timeline does not go on where the client's ends: there are older events that it has not seen, or may
+    /// not have.
     pub(super) limited: bool,
     /// Whether the room's history was split: its state has changed by more than what the timeline tells.
     pub(super) split: bool,
@@ -99,7 +100,9 @@ impl Sync {
             }
             batch = MAX_LIMIT;
         }
-        window.limited |= gap.is_some();
+        // Who comes into a room goes through it from its end, whatever the client has kept of an earlier stay: it must
+        // not take this timeline for the continuation of that one.
+        window.limited |= gap.is_some() || (part.known.is_none() && part.asking.since.is_some());
         window.shown.reverse();
         if window.split {
             self.cut_what_was_undone(part, &mut window, upto)?;
