@@ -7,6 +7,7 @@ pub mod config;
 pub mod error;
 pub mod http;
 pub mod protocol;
+pub mod remote;
 pub mod service;
 pub mod store;
 pub mod telemetry;
