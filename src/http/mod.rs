@@ -5,6 +5,7 @@ pub mod body;
 mod client;
 mod connection;
 mod extract;
+mod federation;
 pub mod peer;
 mod respond;
 mod routes;
@@ -28,6 +29,7 @@ use crate::{error::Error, service::Services};
 fn routes() -> Routes {
     let routes = client::routes(Routes::new());
     let routes = well_known::routes(routes);
+    let routes = federation::routes(routes);
     admin::routes(routes)
 }
 

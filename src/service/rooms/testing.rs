@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ruma::{
     CanonicalJsonObject, OwnedEventId, OwnedRoomId, RoomVersionId, UserId,
-    events::room::member::MembershipState,
+    events::room::member::MembershipState, server_name,
 };
 use serde_json::{Value, json};
 
@@ -14,6 +14,7 @@ use crate::{
     config::Config,
     error::Result,
     protocol::{event::Origin, ids::RoomNid},
+    remote::Lan,
     service::{Requester, Services, accounts::Cost},
     store::{Options, Store, Sync, View},
 };
@@ -44,12 +45,14 @@ impl Node {
         let clock = Clock::manual(1_000_000);
         let mut config = Config::default();
         config.limits.enabled = false;
+        let lan = Lan::new(clock.clone(), Entropy::seeded(2));
         let services = Services::new(
             Arc::new(config),
             clock.clone(),
             Entropy::seeded(1),
             store,
             &Cost::cheap(),
+            lan.port(server_name!("localhost")),
         )
         .unwrap();
         Self {
