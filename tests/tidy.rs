@@ -109,7 +109,7 @@ const SERVICE_RANKS: &[&[&str]] = &[
     &["accounts", "media"],
     &["rooms"],
     &["ephemeral", "e2ee"],
-    &["federation", "delivery"],
+    &["federation", "delivery", "profiles"],
     &["lifecycle"],
     &["sync"],
     &["admin", "upkeep"],

@@ -217,6 +217,8 @@ mod tests {
         publish(server_name!("a.example"), &key(1), &[old], 1_000)
     }
 
+    type Change<'c> = &'c dyn Fn(&mut Value);
+
     fn check(text: &str) -> Result<ServerKeys, BadKeys> {
         ServerKeys::parse(text, server_name!("a.example"))
     }
@@ -244,7 +246,6 @@ mod tests {
         let good: Value = serde_json::from_str(&integrity::canonical(&document())).unwrap();
         assert!(check(&good.to_string()).is_ok());
         let signature = good["signatures"]["a.example"]["ed25519:k1"].clone();
-        type Change<'c> = &'c dyn Fn(&mut Value);
         let cases: [(Change<'_>, &str); 10] = [
             (&|d| d["valid_until_ts"] = json!(2_000), "does not fit"),
             (

@@ -51,7 +51,7 @@ pub struct Service {
 #[derive(Debug)]
 pub(super) enum Dns {
     /// The name servers and the hosts file of the system.
-    System(System),
+    System(Box<System>),
     /// A fixed list, for tests: nothing outside of the machine is asked.
     Fixed(FixedNames),
 }
@@ -78,11 +78,11 @@ pub(super) struct System {
 
 impl Dns {
     pub(super) fn system(clock: Clock) -> Self {
-        Self::System(System {
+        Self::System(Box::new(System {
             clock,
             seats: Semaphore::new(LOOKUPS),
             resolver: Mutex::default(),
-        })
+        }))
     }
 
     /// The addresses of a host, those of IPv6 and IPv4 in turn; an error in words if there are none.

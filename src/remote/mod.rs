@@ -11,6 +11,8 @@ mod keys;
 pub mod memory;
 mod request;
 mod resolver;
+#[cfg(test)]
+mod tests;
 mod trust;
 mod well_known;
 
@@ -28,7 +30,7 @@ pub use self::{
     trust::TrustError,
 };
 use crate::{
-    config::Federation,
+    config::{Federation, FederationMode},
     protocol::{backoff::Schedule, integrity::ServerKey},
 };
 
@@ -89,6 +91,11 @@ impl Remote {
     /// Whether this node talks with a server at all.
     pub fn admits(&self, server: &ServerName) -> bool {
         self.0.federation.admits(server)
+    }
+
+    /// Whether it talks with any server.
+    pub fn is_on(&self) -> bool {
+        self.0.federation.mode != FederationMode::Off
     }
 
     /// Whether a server is in the peer table.

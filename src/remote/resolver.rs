@@ -22,6 +22,7 @@ use super::{
 use crate::{
     clock::Clock,
     config::{Federation, Peer},
+    protocol::backoff::Schedule,
 };
 
 /// How long a found way is used without asking again. It is forgotten at once when it does not work.
@@ -196,12 +197,8 @@ fn tls_name(name: &ServerName) -> Result<pki_types::ServerName<'static>, Kind> {
 }
 
 /// How a peer is tried again; used by those who keep schedules.
-pub(super) fn schedule(peer: Option<&Peer>) -> crate::protocol::backoff::Schedule {
-    use crate::protocol::backoff::Schedule;
+pub(super) fn schedule(peer: Option<&Peer>) -> Schedule {
     peer.map_or_else(Schedule::stranger, |peer| {
         Schedule::peer(peer.max_backoff.duration())
     })
 }
-
-#[cfg(test)]
-mod tests;

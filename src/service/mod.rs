@@ -163,6 +163,20 @@ impl Services {
         })
     }
 
+    /// The services of a node that reaches no other, for tests.
+    #[cfg(test)]
+    fn alone(
+        config: Arc<Config>,
+        clock: Clock,
+        entropy: Entropy,
+        store: Store,
+        cost: &Cost,
+    ) -> Result<Self> {
+        let lan = crate::remote::Lan::new(clock.clone(), entropy.clone());
+        let transport = lan.port(&config.server.name);
+        Self::new(config, clock, entropy, store, cost, transport)
+    }
+
     /// The store, for those who wait and for those who start and stop it.
     pub fn store(&self) -> &Store {
         &self.store

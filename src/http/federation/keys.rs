@@ -12,10 +12,7 @@ use ruma::{
             get_remote_server_keys, get_remote_server_keys_batch, get_server_keys,
         },
     },
-    exports::{
-        serde::{Deserialize as _, de::value},
-        serde_html_form,
-    },
+    exports::{serde::de::value, serde_html_form},
     metadata,
 };
 use serde::Deserialize;
@@ -37,6 +34,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
 }
 
 async fn own(services: Arc<Services>, _: Ruma<get_server_keys::v2::Request>) -> Result<Json> {
+    services.keyring.admit_strangers()?;
     Ok(Json(canonical(&services.keyring.document())))
 }
 
@@ -65,6 +63,7 @@ impl IncomingRequest for OwnById {
 }
 
 async fn own_by_id(services: Arc<Services>, _: Ruma<OwnById>) -> Result<Json> {
+    services.keyring.admit_strangers()?;
     Ok(Json(canonical(&services.keyring.document())))
 }
 
@@ -190,6 +189,7 @@ async fn of_many(
 }
 
 async fn answer(services: &Services, asked: Vec<Asked>) -> Result<Json> {
+    services.keyring.admit_strangers()?;
     let documents = services.keyring.documents(asked).await?;
     let documents: Vec<_> = documents.iter().map(canonical).collect();
     Ok(Json(format!(

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use ruma::api::federation::query::get_profile_information::v1::Request;
+use ruma::{
+    api::federation::query::get_profile_information::v1::Request, profile::ProfileFieldName,
+};
 
 use crate::{
     error::Result,
@@ -14,7 +16,13 @@ pub(super) fn routes(routes: Routes) -> Routes {
     routes.on(profile)
 }
 
-async fn profile(services: Arc<Services>, Ruma { request, .. }: Ruma<Request>) -> Result<Json> {
-    let field = request.field.as_ref().map(|field| field.as_str());
+async fn profile(
+    services: Arc<Services>,
+    Ruma {
+        request, requester, ..
+    }: Ruma<Request>,
+) -> Result<Json> {
+    tracing::debug!(origin = %requester.server, "a profile is asked for");
+    let field = request.field.as_ref().map(ProfileFieldName::as_str);
     Json::of(&services.profiles.told(&request.user_id, field)?)
 }

@@ -29,6 +29,18 @@ impl Keyring {
         }
     }
 
+    /// Whether servers that do not say who they are may ask what anybody may know: our keys, and what we are.
+    ///
+    /// # Errors
+    /// 403 M_FORBIDDEN when there is no federation.
+    pub fn admit_strangers(&self) -> Result<()> {
+        if self.remote.is_on() {
+            Ok(())
+        } else {
+            Err(Error::forbidden("This server talks to no other"))
+        }
+    }
+
     /// Whether this node talks with a server at all; it always talks with itself.
     ///
     /// # Errors

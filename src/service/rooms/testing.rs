@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ruma::{
     CanonicalJsonObject, OwnedEventId, OwnedRoomId, RoomVersionId, UserId,
-    events::room::member::MembershipState, server_name,
+    events::room::member::MembershipState,
 };
 use serde_json::{Value, json};
 
@@ -14,7 +14,6 @@ use crate::{
     config::Config,
     error::Result,
     protocol::{event::Origin, ids::RoomNid},
-    remote::Lan,
     service::{Requester, Services, accounts::Cost},
     store::{Options, Store, Sync, View},
 };
@@ -45,14 +44,12 @@ impl Node {
         let clock = Clock::manual(1_000_000);
         let mut config = Config::default();
         config.limits.enabled = false;
-        let lan = Lan::new(clock.clone(), Entropy::seeded(2));
-        let services = Services::new(
+        let services = Services::alone(
             Arc::new(config),
             clock.clone(),
             Entropy::seeded(1),
             store,
             &Cost::cheap(),
-            lan.port(server_name!("localhost")),
         )
         .unwrap();
         Self {
