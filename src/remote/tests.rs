@@ -495,6 +495,8 @@ async fn peers_with_an_address_need_no_questions() {
     assert_eq!(*names.asked.lock(), Vec::<String>::new());
 }
 
+type Fits = fn(&Kind) -> bool;
+
 /// Asks `server`, which is at the web server's port.
 async fn ask(network: &Network, server: &str, limits: Limits) -> Result<Bytes, Kind> {
     let request = Request::get("/_matrix/x?y=z").body(Bytes::new()).unwrap();
@@ -521,7 +523,6 @@ async fn servers_that_do_everything_wrong_are_bounded_and_named() {
         format!("GET {path} HTTP/1.1 at {server}")
     );
 
-    type Fits = fn(&Kind) -> bool;
     let cases: [(Does, Fits); 9] = [
         (Does::Flood(100_000_000), |kind| {
             *kind == Kind::TooLarge(1_000_000)

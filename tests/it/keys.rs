@@ -25,7 +25,8 @@ fn parsed(document: &Value, server: &ruma::ServerName) -> ServerKeys {
 /// Whether the node has signed a document of another.
 fn is_vouched_for(document: &Value, ours: &ServerKeys) -> bool {
     let (id, key) = ours.keys.first_key_value().expect("we have a key");
-    let mut object = kontor::protocol::integrity::parse_object(&document.to_string()).unwrap();
+    let mut object = kontor::protocol::integrity::parse_object(&document.to_string())
+        .expect("an answer is canonical JSON");
     let signature = document["signatures"]["localhost"][id].as_str();
     object.remove("signatures");
     let text = kontor::protocol::integrity::canonical(&object);

@@ -8,12 +8,16 @@ use kontor::{
     http::serve::Listeners,
     remote::{FixedNames, Network, Ports, Transport},
 };
-use ruma::{ServerName, api::federation::discovery::get_server_version};
+use ruma::{OwnedServerName, ServerName, api::federation::discovery::get_server_version};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::server::{START, TestServer, ok, refused};
+
+fn named(name: &str) -> OwnedServerName {
+    ServerName::parse(name).expect("it is the name of a server")
+}
 
 /// A node that listens, before it is one.
 struct Site {
@@ -25,13 +29,13 @@ struct Site {
 
 impl Site {
     async fn new(name: &'static str) -> Self {
-        let directory = Arc::new(tempfile::tempdir().unwrap());
+        let directory = Arc::new(tempfile::tempdir().expect("a directory"));
         let config = Self::config(name, &directory);
         // The certificate must be valid by the clock of the tests.
         let listeners = Listeners::bind(&config, Clock::manual(START))
             .await
-            .unwrap();
-        let address = listeners.https().unwrap();
+            .expect("loopback can be listened on");
+        let address = listeners.https().expect("it listens");
         Self {
             name,
             directory,
@@ -42,8 +46,8 @@ impl Site {
 
     fn config(name: &str, directory: &tempfile::TempDir) -> Config {
         let mut config = Config::default();
-        config.server.name = ServerName::parse(name).unwrap();
-        config.server.data_dir = directory.path().to_owned();
+        config.server.name = named(name);
+        directory.path().clone_into(&mut config.server.data_dir);
         config.listen.http = None;
         config.listen.https = Some(([127, 0, 0, 1], 0).into());
         config
@@ -54,15 +58,15 @@ impl Site {
     }
 
     fn fingerprint(&self) -> Fingerprint {
-        let pem = std::fs::read(self.file("server.pem")).unwrap();
-        let certificate = CertificateDer::from_pem_slice(&pem).unwrap();
+        let pem = std::fs::read(self.file("server.pem")).expect("the certificate was made");
+        let certificate = CertificateDer::from_pem_slice(&pem).expect("it is one");
         Fingerprint::of(Sha256::digest(&certificate).into())
     }
 
     /// As the other site knows it.
     fn peer(&self) -> Peer {
         Peer {
-            address: Some(ServerName::parse(self.address.to_string()).unwrap()),
+            address: Some(named(&self.address.to_string())),
             ca: Some(self.file("ca.pem")),
             ..Peer::default()
         }
@@ -73,12 +77,12 @@ impl Site {
         let network = |config: &Config, clock: &Clock| {
             let names = FixedNames::default();
             let network = Network::fixed(&config.federation, clock, names, Ports::default());
-            Some(Transport::Network(network.unwrap()))
+            Some(Transport::Network(network.expect("the files are there")))
         };
         let server = TestServer::on(network, |config| {
-            config.server.name = ServerName::parse(self.name).unwrap();
+            config.server.name = named(self.name);
             for (name, peer) in peers {
-                let name = ServerName::parse(name).unwrap();
+                let name = named(name);
                 config.federation.peers.insert(name, peer);
             }
         });
