@@ -18,7 +18,7 @@ use crate::{
         serve::{ListenError, Listeners},
     },
     remote::{Network, Transport, TrustError},
-    service::{Services, accounts::Cost},
+    service::{Services, accounts::Cost, keyring::OwnKeys},
     store::{self, Store},
 };
 
@@ -163,6 +163,23 @@ impl App {
             .map_err(StartError::Store)?;
         store.close();
         Ok(complaints)
+    }
+
+    /// Replaces the signing key of a node that is stopped; says the ids of the old one and the new one.
+    ///
+    /// # Errors
+    /// When there is no store, or it cannot be opened.
+    pub fn rotate_key(config: &Config) -> Result<(String, String), StartError> {
+        let path = config.server.data_dir.join("store");
+        if let Err(source) = fs::metadata(&path) {
+            return Err(StartError::DataDir { path, source });
+        }
+        let store = open_store(config)?;
+        let (clock, entropy) = (Clock::real(), Entropy::real());
+        let old = OwnKeys::open(&store, &entropy)?;
+        let new = OwnKeys::rotate(&store, &clock, &entropy)?;
+        store.close();
+        Ok((old.key.id().to_owned(), new.key.id().to_owned()))
     }
 
     /// What the person who started the node needs to know now.

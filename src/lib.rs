@@ -1,6 +1,7 @@
 //! Kontor: a compact federated Matrix homeserver.
 
 pub mod app;
+pub mod certificates;
 pub mod cli;
 pub mod clock;
 pub mod config;
