@@ -194,3 +194,59 @@ impl fmt::Debug for Lan {
         f.debug_struct("Lan").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use ruma::server_name;
+
+    use super::*;
+
+    /// How often the node was asked, and how often an answer came back, of a hundred requests.
+    async fn hundred(faults: Faults, up: bool) -> (u64, u64) {
+        let lan = Lan::new(Clock::manual(0), Entropy::seeded(1));
+        let (a, b) = (server_name!("a.example"), server_name!("b.example"));
+        let asked = Arc::new(AtomicU64::new(0));
+        let counter = asked.clone();
+        let handler = move |_| -> Answering {
+            counter.fetch_add(1, Ordering::Relaxed);
+            Box::pin(async { Response::new(Bytes::new()) })
+        };
+        lan.attach(b, Arc::new(handler));
+        lan.set_faults(faults);
+        lan.set_link(b, a, up);
+        let port = lan.port(a);
+        let mut answered = 0;
+        for _ in 0..100 {
+            let request = Request::new(Bytes::new());
+            answered += u64::from(port.exchange(b, request, Limits::USUAL).await.is_ok());
+        }
+        (asked.load(Ordering::Relaxed), answered)
+    }
+
+    #[tokio::test]
+    async fn what_goes_wrong_is_drawn_from_the_seed() {
+        let none = Faults::default();
+        assert_eq!(hundred(none, true).await, (100, 100));
+        assert_eq!(hundred(none, false).await, (0, 0));
+        let (asked, answered) = hundred(Faults { lost: 500, ..none }, true).await;
+        assert!(asked == answered && (20..80).contains(&asked), "{asked}");
+        let (asked, answered) = hundred(
+            Faults {
+                unanswered: 500,
+                ..none
+            },
+            true,
+        )
+        .await;
+        assert!(asked == 100 && (20..80).contains(&answered), "{answered}");
+        let doubled = Faults {
+            doubled: 500,
+            ..none
+        };
+        let (asked, answered) = hundred(doubled, true).await;
+        assert!(answered == 100 && (120..180).contains(&asked), "{asked}");
+        assert_eq!(hundred(doubled, true).await, (asked, answered));
+    }
+}

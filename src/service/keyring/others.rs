@@ -3,10 +3,13 @@
 //! Only the server itself and the configured notaries are ever asked, each server by one task at a time, and one that
 //! has failed not again for a while.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use ruma::{CanonicalJsonValue, OwnedServerName, ServerName};
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::timeout};
 
 use super::Keyring;
 use crate::{
@@ -14,7 +17,7 @@ use crate::{
     protocol::{
         backoff::Schedule,
         integrity,
-        server_keys::{MAX_VALIDITY_MS, ServerKeys},
+        server_keys::{MAX_VALIDITY_MS, ServerKeys, decode_key},
         xmatrix::verify_text,
     },
     remote,
@@ -30,12 +33,15 @@ pub(super) const FETCHES: usize = 32;
 /// Of how many servers it is remembered when they were asked.
 pub(super) const SERVERS: usize = 10_000;
 
+/// How long somebody waits until so few others are being asked.
+const LONGEST_QUEUE: Duration = Duration::from_secs(10);
+
 /// How soon a server that has answered is asked again, whatever keys somebody says it has.
-const PAUSE: std::time::Duration = std::time::Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_secs(10);
 
 /// The longest time that a server that did not answer is not asked. Longer would be worse than useless: whoever needs its
 /// key usually has just heard from it.
-const LONGEST_SILENCE: std::time::Duration = std::time::Duration::from_mins(5);
+const LONGEST_SILENCE: Duration = Duration::from_mins(5);
 
 /// A key that is needed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,7 +84,6 @@ impl Keyring {
 
     /// Our own keys need no looking up, and events of ours come back from others.
     fn own_key(&self, need: &Need) -> Option<[u8; 32]> {
-        use crate::protocol::server_keys::decode_key;
         if need.key_id == self.own.key.id() {
             return decode_key(self.own.key.public_base64());
         }
@@ -151,7 +156,15 @@ impl Keyring {
         if flight.not_before.is_some_and(|not_before| now < not_before) {
             return Ok(flight.problem.clone());
         }
-        let seat = self.seats.acquire().await;
+        // Anybody can make up names of servers to be asked about; peers do not stand in line behind those.
+        let seat = if self.remote.is_peer(server) {
+            None
+        } else {
+            match timeout(LONGEST_QUEUE, self.seats.acquire()).await {
+                Ok(seat) => Some(seat),
+                Err(_) => return Ok(Some(remote::Kind::Timeout(LONGEST_QUEUE).of(server))),
+            }
+        };
         let outcome = self.ask_everybody(server, at, suffices).await?;
         drop(seat);
         let now = self.clock.instant();
