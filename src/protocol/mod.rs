@@ -2,6 +2,7 @@
 
 pub mod acl;
 pub mod auth;
+pub mod backoff;
 pub mod event;
 pub mod filter;
 pub mod format;
@@ -14,8 +15,10 @@ pub mod membership;
 pub mod path;
 pub mod push;
 pub mod resolve;
+pub mod server_keys;
 pub mod summary;
 pub mod template;
 pub mod token;
 pub mod version;
 pub mod visibility;
+pub mod xmatrix;

@@ -4,7 +4,7 @@ mod federation;
 
 use std::fmt::{Debug, Display};
 
-use ruma::events::room::member::MembershipState;
+use ruma::{ServerName, events::room::member::MembershipState};
 use serde::de::IgnoredAny;
 
 use super::{
@@ -13,15 +13,18 @@ use super::{
     intern::StateKeyName,
     schema::{
         ACCESS_TOKENS, ACCOUNT_DATA, ACCOUNT_DATA_CHANGES, ACCOUNTS, ALIASES, AUTH_EDGES,
-        CURRENT_STATE, DEVICES, EVENT_NIDS, EVENTS, FILTERS, HeadRow, LOGIN_TOKENS, META, NODE,
-        PRESENCE, PROFILES, PUBLIC_ROOMS, RECEIPTS, RECEIPTS_OF, REFRESH_TOKENS,
+        CURRENT_STATE, DEVICES, EVENT_NIDS, EVENTS, FILTERS, HeadRow, KEY_DOCUMENTS, LOGIN_TOKENS,
+        META, NODE, PRESENCE, PROFILES, PUBLIC_ROOMS, RECEIPTS, RECEIPTS_OF, REFRESH_TOKENS,
         REGISTRATION_TOKENS, RELATIONS, ROOM_ALIASES, ROOM_HEADS, ROOM_IDS, ROOM_MEMBERS,
-        ROOM_NIDS, SERVER_NAMES, SERVER_NIDS, STATE, STATE_KEY_NIDS, STATE_KEYS, TIMELINE,
-        TRANSACTIONS, UNREAD, USER_IDS, USER_NIDS, USER_ROOMS,
+        ROOM_NIDS, SERVER_KEYS, SERVER_NAMES, SERVER_NIDS, STATE, STATE_KEY_NIDS, STATE_KEYS,
+        TIMELINE, TRANSACTIONS, UNREAD, USER_IDS, USER_NIDS, USER_ROOMS,
     },
     table::Table,
 };
-use crate::protocol::ids::{EventNid, RoomNid, UserNid};
+use crate::protocol::{
+    ids::{EventNid, RoomNid, UserNid},
+    server_keys::ServerKeys,
+};
 
 /// One broken invariant, as a line for people.
 pub type Complaint = String;
@@ -46,6 +49,7 @@ impl Store {
         check.directory(&mut say)?;
         check.names(&mut say)?;
         check.federation(&mut say)?;
+        check.server_keys(&mut say)?;
         // Any value will do in these two, as long as it can be read.
         check.rows(&META, &mut say, |_, _, _| Ok(()))?;
         check.rows(&NODE, &mut say, |_, _, _| Ok(()))
@@ -435,6 +439,32 @@ impl Check<'_> {
         self.rows(&PUBLIC_ROOMS, say, |say, (room,), ()| {
             if !ROOM_HEADS.contains(&self.view, &(room,))? {
                 say(format!("room {room} is in the directory but is missing"));
+            }
+            Ok(())
+        })
+    }
+
+    /// Every document names its server, and every key in it is known; every key came with a document.
+    fn server_keys(&self, say: &mut dyn FnMut(Complaint)) -> Result<()> {
+        self.rows(&KEY_DOCUMENTS, say, |say, (server,), row| {
+            let name = server.as_str();
+            let parsed = ServerName::parse(name)
+                .ok()
+                .and_then(|name| ServerKeys::parse(&row.json, &name).ok());
+            let Some(document) = parsed else {
+                say(format!("the document with the keys of {name} is damaged"));
+                return Ok(());
+            };
+            for id in document.keys.keys() {
+                if !SERVER_KEYS.contains(&self.view, &(name, id.as_str()))? {
+                    say(format!("the key {id} of {name} is published but not known"));
+                }
+            }
+            Ok(())
+        })?;
+        self.rows(&SERVER_KEYS, say, |say, (server, id), _| {
+            if !KEY_DOCUMENTS.contains(&self.view, &(server.as_str(),))? {
+                say(format!("the key {id} of {server} came without a document"));
             }
             Ok(())
         })

@@ -14,8 +14,9 @@ use crate::protocol::ids::{
 };
 
 mod account;
+mod federation;
 mod rooms;
-pub use self::{account::*, rooms::*};
+pub use self::{account::*, federation::*, rooms::*};
 
 macro_rules! tables {
     ($($(#[$doc:meta])* $table:ident = $name:literal: $key:ty => $value:ty, $profile:ident;)*) => {
@@ -132,6 +133,12 @@ tables! {
     TRANSACTIONS = "transactions": (UserNid, String, RoomNid, String) => TransactionRow, Point;
     /// Last known presence.
     PRESENCE = "presence": (UserNid,) => PresenceRow, Point;
+
+    // -- Other servers --------------------------------------------------------------------------------------------
+    /// Every key that a server was ever known to sign with, by server name and key id; kept for ever, because events are.
+    SERVER_KEYS = "server_keys": (String, String) => ServerKeyRow, Point;
+    /// The newest document with which each of these servers published its keys.
+    KEY_DOCUMENTS = "key_documents": (String,) => KeyDocumentRow, Point;
 }
 
 /// A list of events.

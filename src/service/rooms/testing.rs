@@ -47,7 +47,7 @@ impl Node {
         let clock = Clock::manual(1_000_000);
         let mut config = Config::default();
         config.limits.enabled = false;
-        let services = Services::new(
+        let services = Services::alone(
             Arc::new(config),
             clock.clone(),
             Entropy::seeded(1),
