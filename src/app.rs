@@ -17,7 +17,8 @@ use crate::{
         self,
         serve::{ListenError, Listeners},
     },
-    service::{Services, accounts::Cost},
+    remote::{Network, Transport, TrustError},
+    service::{Services, accounts::Cost, keyring::OwnKeys},
     store::{self, Store},
 };
 
@@ -55,6 +56,9 @@ pub enum StartError {
     /// What the node needs to know about itself cannot be read or made.
     #[error("the node cannot be set up: {0}")]
     SetUp(#[from] Error),
+    /// Certificates of those who vouch for other servers.
+    #[error("the authorities for other servers cannot be read: {0}")]
+    Trust(#[from] TrustError),
     /// An address or a certificate.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -79,6 +83,7 @@ impl StartError {
             Self::Store(_) | Self::SetUp(_) => {
                 "Look whether the disk is full or broken; if a copy of the directory works, use that."
             }
+            Self::Trust(_) => "Correct federation.ca_files, or `ca` of the peer.",
             Self::Listen(ListenError::Bind { .. }) => {
                 "Stop what uses the address, or choose another (port 0 takes any free one)."
             }
@@ -102,12 +107,14 @@ impl App {
         // Before anything else is touched, so that a second node on the same directory changes nothing.
         let store = open_store(&config)?;
         let cost = Cost::real();
+        let transport = Transport::Network(Network::new(&config.federation, &clock)?);
         let services = Services::new(
             Arc::new(config),
             clock.clone(),
             Entropy::real(),
             store,
             &cost,
+            transport,
         )?;
         let listeners = Listeners::bind(&services.config, clock).await?;
         // When nothing else can go wrong: it is shown once, so a start that fails must not use it up.
@@ -156,6 +163,23 @@ impl App {
             .map_err(StartError::Store)?;
         store.close();
         Ok(complaints)
+    }
+
+    /// Replaces the signing key of a node that is stopped; says the ids of the old one and the new one.
+    ///
+    /// # Errors
+    /// When there is no store, or it cannot be opened.
+    pub fn rotate_key(config: &Config) -> Result<(String, String), StartError> {
+        let path = config.server.data_dir.join("store");
+        if let Err(source) = fs::metadata(&path) {
+            return Err(StartError::DataDir { path, source });
+        }
+        let store = open_store(config)?;
+        let (clock, entropy) = (Clock::real(), Entropy::real());
+        let old = OwnKeys::open(&store, &entropy)?;
+        let new = OwnKeys::rotate(&store, &clock, &entropy)?;
+        store.close();
+        Ok((old.key.id().to_owned(), new.key.id().to_owned()))
     }
 
     /// What the person who started the node needs to know now.

@@ -1,5 +1,7 @@
 //! The command line: turns its words into a run of the node, and every outcome into an exit code.
 
+mod ca;
+
 use std::{
     io::{self, Write},
     path::PathBuf,
@@ -34,6 +36,11 @@ enum Command {
     Check(ConfigFile),
     /// Prints the configuration that is in effect, or every mistake in it
     Config(ConfigFile),
+    /// The organisation's own authority, which makes certificates for all offices
+    #[command(subcommand)]
+    Ca(ca::Command),
+    /// Replaces the key by which a stopped node signs; what was signed with the old one stays valid
+    RotateKey(ConfigFile),
 }
 
 #[derive(Args, Debug)]
@@ -56,6 +63,8 @@ impl Cli {
             Command::Serve(file) => serve(&file),
             Command::Check(file) => check(&file),
             Command::Config(file) => Ok(print_config(&file)),
+            Command::Ca(command) => command.run().map_err(Failure::Ca),
+            Command::RotateKey(file) => rotate_key(&file),
         };
         match outcome {
             Ok(code) => code,
@@ -98,6 +107,18 @@ fn check(file: &ConfigFile) -> Result<ExitCode, Failure> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+fn rotate_key(file: &ConfigFile) -> Result<ExitCode, Failure> {
+    let config = file.load()?;
+    telemetry::start(&config.log);
+    let (old, new) = App::rotate_key(&config)?;
+    let text = format!(
+        "The node signs with {new} from its next start on. {old} is published as an old key, and what it has signed stays valid.\n\
+         Next: start the node. Other servers get the new key by themselves."
+    );
+    say(&mut io::stdout(), &text);
+    Ok(ExitCode::SUCCESS)
 }
 
 fn print_config(file: &ConfigFile) -> ExitCode {
@@ -157,6 +178,8 @@ enum Failure {
     Config(#[from] ConfigErrors),
     #[error("error: {0}\n{advice}", advice = .0.advice())]
     Start(#[from] StartError),
+    #[error("error: {0}")]
+    Ca(ca::Failure),
 }
 
 #[cfg(test)]
@@ -181,7 +204,10 @@ mod tests {
             (vec!["kontor", "config", "--config=b.toml"], Some("b.toml")),
         ] {
             let cli = Cli::try_parse_from(words).unwrap();
-            let (Command::Serve(file) | Command::Check(file) | Command::Config(file)) = cli.command;
+            let (Command::Serve(file) | Command::Check(file) | Command::Config(file)) = cli.command
+            else {
+                panic!("it is one of these");
+            };
             assert_eq!(file.config, expected.map(PathBuf::from));
         }
         assert!(Cli::try_parse_from(["kontor", "server"]).is_err());

@@ -4,6 +4,7 @@
 //! the environment (`KONTOR_SECTION__KEY`) override them. What comes out is validated and ready to use, so that no
 //! other code parses text. `config.example.toml` documents each key and is tested to agree with this file.
 
+mod federation;
 mod settings;
 mod text;
 
@@ -19,7 +20,10 @@ use ruma::{OwnedServerName, RoomVersionId, owned_server_name};
 use serde::{Deserialize, Serialize};
 
 use self::settings::{Origin, Setting};
-pub use self::text::{BaseUrl, ByteSize, LogFilter, Network, Secret};
+pub use self::{
+    federation::{Federation, FederationMode, Peer},
+    text::{BaseUrl, ByteSize, Fingerprint, LogFilter, Network, Secret, Span},
+};
 
 /// The file that is read when none is named and it exists in the current directory.
 pub const DEFAULT_FILE: &str = "config.toml";
@@ -36,6 +40,8 @@ pub struct Config {
     pub listen: Listen,
     /// Who may make an account.
     pub registration: Registration,
+    /// Which other servers it talks to, and how.
+    pub federation: Federation,
     /// How it stores.
     pub database: Database,
     /// Protection against too many requests.
@@ -292,7 +298,13 @@ impl Config {
         let mut config =
             extract(&settings).expect("settings that are valid alone are valid together");
         config.complete(&mut |key, problem| {
-            let origin = settings.iter().find(|setting| setting.key == key);
+            // What is missing has no place; the nearest is the first of its table.
+            let exact = settings.iter().find(|setting| setting.key == key);
+            let table = key.rfind('.').map_or(key, |end| &key[..end]);
+            let origin = exact.or_else(|| {
+                let within = |setting: &&Setting| setting.key.starts_with(table);
+                settings.iter().find(within).filter(|_| table.contains('"'))
+            });
             mistakes.push(Mistake {
                 key: key.to_owned(),
                 origin: origin.map_or(Origin::Default, |setting| setting.origin.clone()),
@@ -325,6 +337,7 @@ impl Config {
                 format!("must be at least {LEAST_MEMORY}"),
             );
         }
+        self.federation.complete(&self.server.name, mistake);
         if let Some(file) = &self.registration.shared_secret_file {
             if self.registration.shared_secret.reveal().is_some() {
                 mistake(
@@ -362,7 +375,7 @@ fn extract<'a>(
 ) -> Result<Config, Box<figment::Error>> {
     let mut figment = Figment::from(Serialized::defaults(Config::default()));
     for setting in settings {
-        figment = figment.merge(Serialized::default(&setting.key, &setting.value));
+        figment = figment.merge(Serialized::defaults(setting.nested()));
     }
     figment.extract().map_err(Box::new)
 }

@@ -14,7 +14,7 @@ use crate::{
         auth::Denied,
         integrity::{BadEvent, BadJson},
     },
-    store,
+    remote, store,
 };
 
 /// Why a request was not carried out.
@@ -38,6 +38,9 @@ pub enum Error {
     /// The room's rules forbid the event.
     #[error("the room does not allow it: {0}")]
     Denied(#[from] Denied),
+    /// Another server could not be asked, or refused.
+    #[error(transparent)]
+    Remote(#[from] remote::Error),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] store::Error),
@@ -118,6 +121,11 @@ impl Error {
         )
     }
 
+    /// 401 M_UNAUTHORIZED: a server has not proven that it is the one it says. See "Request Authentication".
+    pub fn unauthorized(message: impl Into<String>) -> Self {
+        Self::api(StatusCode::UNAUTHORIZED, "M_UNAUTHORIZED", message)
+    }
+
     /// 401 M_UNKNOWN_TOKEN. With `soft_logout` the client keeps what it has and gets itself a new token.
     pub fn unknown_token(soft_logout: bool) -> Self {
         Self::api(
@@ -148,6 +156,7 @@ impl Error {
             } => (*status, errcode, message.clone()),
             Self::Uiaa(_) => (StatusCode::UNAUTHORIZED, "M_FORBIDDEN", self.to_string()),
             Self::Denied(denied) => (StatusCode::FORBIDDEN, "M_FORBIDDEN", denied.to_string()),
+            Self::Remote(error) => remote_answer(error),
             Self::Store(store::Error::Closed) => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "M_UNKNOWN",
@@ -165,6 +174,37 @@ impl Error {
     pub fn is_internal(&self) -> bool {
         matches!(self, Self::Store(_) | Self::Internal(_))
     }
+}
+
+/// What another server said "no" with is passed on where clients know what to do with it. All else is a matter between
+/// servers: 504 when it took too long, 502 otherwise.
+fn remote_answer(error: &remote::Error) -> (StatusCode, &'static str, String) {
+    const PASSED_ON: [&str; 9] = [
+        "M_FORBIDDEN",
+        "M_NOT_FOUND",
+        "M_LIMIT_EXCEEDED",
+        "M_INCOMPATIBLE_ROOM_VERSION",
+        "M_UNSUPPORTED_ROOM_VERSION",
+        "M_INVALID_PARAM",
+        "M_UNABLE_TO_AUTHORISE_JOIN",
+        "M_UNABLE_TO_GRANT_JOIN",
+        "M_TOO_LARGE",
+    ];
+    let text = error.public_text();
+    if error.kind == remote::Kind::NotAllowed {
+        return (StatusCode::FORBIDDEN, "M_FORBIDDEN", text);
+    }
+    if let Some((status, errcode)) = error.refusal()
+        && status.is_client_error()
+        && let Some(errcode) = PASSED_ON.into_iter().find(|known| *known == errcode)
+    {
+        return (status, errcode, text);
+    }
+    let status = match error.kind {
+        remote::Kind::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
+        _ => StatusCode::BAD_GATEWAY,
+    };
+    (status, "M_UNKNOWN", text)
 }
 
 /// An event that a client wants to send and that can not be made.

@@ -1,12 +1,14 @@
 //! Kontor: a compact federated Matrix homeserver.
 
 pub mod app;
+pub mod certificates;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod error;
 pub mod http;
 pub mod protocol;
+pub mod remote;
 pub mod service;
 pub mod store;
 pub mod telemetry;

@@ -183,3 +183,39 @@ fn a_store_that_is_not_there_is_not_clean() {
         (Some(0), String::new(), String::new())
     );
 }
+
+#[test]
+fn an_authority_is_made_from_the_command_line() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let run = |words: &[&str]| output(&mut kontor(directory.path(), words));
+    let (code, _, stderr) = run(&["ca", "show"]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("kontor ca init"), "{stderr}");
+    let (code, stdout, stderr) = run(&["ca", "init"]);
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+    assert!(stdout.contains("ca/ca.pem"), "{stdout}");
+    let (code, stdout, _) = run(&["ca", "issue", "b.example", "10.8.0.2"]);
+    assert_eq!(code, Some(0));
+    assert!(stdout.contains("tls_certificate"), "{stdout}");
+    let (code, stdout, _) = run(&["ca", "show"]);
+    assert_eq!(code, Some(0));
+    assert!(stdout.contains("b.example, 10.8.0.2  good"), "{stdout}");
+    assert_eq!(run(&["ca", "issue"]).0, Some(2), "a name is needed");
+}
+
+#[test]
+fn a_stopped_node_gets_a_new_key() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (code, _, stderr) = output(&mut kontor(directory.path(), &["rotate-key"]));
+    assert_eq!(code, Some(1), "{stderr}");
+    let node = Node::start(directory.path());
+    let (code, _, stderr) = output(&mut kontor(directory.path(), &["rotate-key"]));
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("another node already runs"), "{stderr}");
+    node.stop("-TERM");
+    let (code, stdout, stderr) = output(&mut kontor(directory.path(), &["rotate-key"]));
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+    assert_eq!(stdout.matches("ed25519:k").count(), 2, "{stdout}");
+    let (code, ..) = output(&mut kontor(directory.path(), &["check"]));
+    assert_eq!(code, Some(0));
+}

@@ -10,21 +10,43 @@ use std::{
 use figment::value::{Dict, Value};
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, Mistake};
+use super::{Config, Mistake, Peer};
 
 /// Every environment variable of ours starts like this.
 const PREFIX: &str = "KONTOR_";
+
+/// The one key whose members have names that the administrator chooses.
+const PEERS: &str = "federation.peers";
 
 /// One value that somebody set.
 #[derive(Clone, Debug)]
 pub(super) struct Setting {
     /// Section and name, such as `listen.http`.
     pub(super) key: String,
+    /// The same in its parts: the name of a peer has dots itself.
+    path: Vec<String>,
     pub(super) value: Value,
     pub(super) origin: Origin,
 }
 
 impl Setting {
+    fn new(path: Vec<String>, value: Value, origin: Origin) -> Self {
+        Self {
+            key: shown(&path),
+            path,
+            value,
+            origin,
+        }
+    }
+
+    /// The value within the sections that it stands in.
+    pub(super) fn nested(&self) -> Value {
+        let parts = self.path.iter().rev();
+        parts.fold(self.value.clone(), |value, part| {
+            Value::from(Dict::from([(part.clone(), value)]))
+        })
+    }
+
     pub(super) fn mistake(&self, problem: String) -> Mistake {
         Mistake {
             key: self.key.clone(),
@@ -76,6 +98,30 @@ pub(super) fn known_keys() -> BTreeMap<String, Value> {
     known
 }
 
+/// The keys of one peer, each below the peer's name.
+fn known_keys_of_a_peer() -> Vec<String> {
+    let defaults = Value::serialize(Peer::default()).expect("plain values can be serialized");
+    let keys = defaults.into_dict().expect("a peer is a map");
+    keys.into_keys().collect()
+}
+
+/// A key as it is written in TOML.
+fn shown(path: &[String]) -> String {
+    let bare = |part: &String| {
+        part.bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
+    };
+    let parts = path.iter().enumerate().map(|(depth, part)| {
+        // The name of a peer always looks like one.
+        if bare(part) && !(depth == 2 && path.len() > 2 && shown(&path[..2]) == PEERS) {
+            part.clone()
+        } else {
+            format!("\"{part}\"")
+        }
+    });
+    parts.collect::<Vec<_>>().join(".")
+}
+
 /// The settings in the text of a TOML file, and what is wrong with its syntax and its keys.
 pub(super) fn from_toml(
     path: &Path,
@@ -94,35 +140,68 @@ pub(super) fn from_toml(
 
     let mut settings = Vec::new();
     let mut mistakes = Vec::new();
+    let of_a_peer = known_keys_of_a_peer();
     for (key, offset) in leaves(&document, known) {
         let origin = Origin::File {
             path: path.to_owned(),
             line: Some(line_at(offset)),
         };
-        if known.contains_key(&key) {
-            let value = Value::from(values.clone())
-                .find(&key)
-                .expect("both parsers saw the key");
-            settings.push(Setting { key, value, origin });
+        let value = find(&values, &key).expect("both parsers saw the key");
+        if is_below_peers(&key) {
+            let name = key.get(3);
+            match name.filter(|name| !of_a_peer.contains(name)) {
+                Some(name) => {
+                    let nearest = nearest(name, of_a_peer.iter());
+                    let problem = format!("unknown key; the nearest known one is {nearest}");
+                    mistakes.push(Setting::new(key, value, origin).mistake(problem));
+                }
+                None => settings.push(Setting::new(key, value, origin)),
+            }
+        } else if known.contains_key(&key.join(".")) {
+            settings.push(Setting::new(key, value, origin));
         } else {
-            mistakes.push(unknown(key, origin, known));
+            mistakes.push(unknown(shown(&key), origin, known));
         }
     }
     (settings, mistakes)
 }
 
-/// The full name of every key of the document and where it starts. A known key is not looked into.
-fn leaves(table: &DeTable<'_>, known: &BTreeMap<String, Value>) -> Vec<(String, usize)> {
+/// The value at a path of names.
+fn find(values: &Dict, path: &[String]) -> Option<Value> {
+    let (first, rest) = path.split_first()?;
+    let value = values.get(first)?;
+    match rest {
+        [] => Some(value.clone()),
+        rest => find(value.as_dict()?, rest),
+    }
+}
+
+/// Whether a key is a peer, or something of a peer.
+fn is_below_peers(path: &[String]) -> bool {
+    path.len() > 2 && path[..2].join(".") == PEERS
+}
+
+/// The path of every key of the document and where it starts. A known key is not looked into, except for the peers,
+/// whose keys are settings of their own, so that each mistake has its line.
+fn leaves(table: &DeTable<'_>, known: &BTreeMap<String, Value>) -> Vec<(Vec<String>, usize)> {
     let mut found = Vec::new();
-    let mut open = vec![(String::new(), table)];
+    let mut open = vec![(Vec::new(), table)];
     while let Some((prefix, table)) = open.pop() {
         for (name, value) in table {
-            let key = format!("{prefix}{}", name.get_ref());
+            let mut path: Vec<String> = prefix.clone();
+            path.push(name.get_ref().to_string());
+            let joined = path.join(".");
+            let goes_on = if is_below_peers(&path) {
+                path.len() == 3
+            } else {
+                !known.contains_key(&joined) || joined == PEERS
+            };
             match value.get_ref() {
-                DeValue::Table(inner) if !known.contains_key(&key) => {
-                    open.push((format!("{key}."), inner));
+                // A peer of which nothing is said is a peer all the same.
+                DeValue::Table(inner) if goes_on && !(path.len() == 3 && inner.is_empty()) => {
+                    open.push((path, inner));
                 }
-                _ => found.push((key, name.span().start)),
+                _ => found.push((path, name.span().start)),
             }
         }
     }
@@ -146,9 +225,16 @@ pub(super) fn from_environment(
         };
         let key = name.to_lowercase().replacen("__", ".", 1);
         let origin = Origin::Environment(variable.clone());
-        if let Some(default) = known.get(&key) {
+        if key == PEERS {
+            mistakes.push(Mistake {
+                key,
+                origin,
+                problem: "peers can be named only in the configuration file".to_owned(),
+            });
+        } else if let Some(default) = known.get(&key) {
             let value = read_like(default, text);
-            settings.push(Setting { key, value, origin });
+            let path = key.split('.').map(str::to_owned).collect();
+            settings.push(Setting::new(path, value, origin));
         } else if name.contains("__") {
             mistakes.push(unknown(key, origin, known));
         } else if let Some(meant) = known.keys().find(|known| known.replace('.', "_") == key) {
@@ -183,22 +269,26 @@ fn read_like(default: &Value, text: String) -> Value {
 }
 
 fn unknown(key: String, origin: Origin, known: &BTreeMap<String, Value>) -> Mistake {
+    Mistake {
+        problem: format!(
+            "unknown key; the nearest known one is {}",
+            nearest(&key, known.keys())
+        ),
+        key,
+        origin,
+    }
+}
+
+/// The known key that is most like `key`.
+fn nearest<'k>(key: &str, known: impl Iterator<Item = &'k String>) -> &'k str {
     let last = |key: &str| key.rsplit('.').next().map(str::to_owned);
     // A key in the wrong section is the commonest mistake, so an equal last part beats a similar whole.
-    let nearest = known.keys().max_by(|a, b| {
+    let nearest = known.max_by(|a, b| {
         let likeness = |candidate: &str| {
-            let same_name = last(candidate) == last(&key);
-            strsim::jaro_winkler(candidate, &key) + if same_name { 1.0 } else { 0.0 }
+            let same_name = last(candidate) == last(key);
+            strsim::jaro_winkler(candidate, key) + if same_name { 1.0 } else { 0.0 }
         };
         likeness(a).total_cmp(&likeness(b))
     });
-    let problem = match nearest {
-        Some(nearest) => format!("unknown key; the nearest known one is {nearest}"),
-        None => "unknown key".to_owned(),
-    };
-    Mistake {
-        key,
-        origin,
-        problem,
-    }
+    nearest.map_or("none", String::as_str)
 }

@@ -2,7 +2,12 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use super::{ByteSize, Config, Network, RegistrationMode, Secret, Sync, settings::known_keys};
+use ruma::server_name;
+
+use super::{
+    ByteSize, Config, FederationMode, Network, RegistrationMode, Secret, Span, Sync,
+    settings::known_keys,
+};
 
 const EXAMPLE: &str = include_str!("../../config.example.toml");
 
@@ -254,5 +259,121 @@ fn a_network_contains_its_addresses() {
     assert!(!contains("0.0.0.0/0", "::1"));
     for wrong in ["", "10.0.0.0/33", "host", "10.0.0.0/", "::/129"] {
         assert!(wrong.parse::<Network>().is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn peers_are_settings_of_their_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let ca = directory.path().join("ca.pem");
+    let key = rcgen::KeyPair::generate().unwrap();
+    let made = rcgen::CertificateParams::default().self_signed(&key);
+    std::fs::write(&ca, made.unwrap().pem()).unwrap();
+    let toml = format!(
+        "\
+[federation]
+mode = 'closed'
+notaries = ['b.example']
+[federation.peers.'b.example']
+address = '10.8.0.2:8448'
+ca = '{ca}'
+[federation.peers.\"c.example:8448\"]
+[federation.peers.intern]
+address = 'matrix.c.example'
+max_backoff = '5m'
+fingerprint = '{print}'
+",
+        ca = ca.display(),
+        print = "ab:".repeat(31) + "AB",
+    );
+    let config = read(
+        &toml,
+        &[("KONTOR_FEDERATION__ALLOWED_RANGES", "127.0.0.0/8, ::1")],
+    )
+    .unwrap();
+    let federation = &config.federation;
+    assert_eq!(federation.mode, FederationMode::Closed);
+    let names: Vec<_> = federation.peers.keys().map(|name| name.as_str()).collect();
+    assert_eq!(names, ["b.example", "c.example:8448", "intern"]);
+    let peer = &federation.peers[server_name!("b.example")];
+    assert_eq!(peer.address.as_deref(), Some(server_name!("10.8.0.2:8448")));
+    assert_eq!(peer.ca.as_ref(), Some(&ca));
+    assert_eq!(peer.max_backoff, Span::seconds(60));
+    let peer = &federation.peers[server_name!("intern")];
+    assert_eq!(peer.fingerprint.unwrap().bytes(), &[0xab; 32]);
+    assert_eq!(peer.max_backoff, Span::seconds(300));
+    assert!(federation.admits(server_name!("intern")));
+    assert!(!federation.admits(server_name!("d.example")));
+    assert!(federation.allows([127, 0, 0, 5].into()));
+    assert!(!federation.allows([10, 0, 0, 5].into()));
+    // What is in effect can be read again.
+    assert_eq!(Config::from_toml_str(&config.to_toml()), Ok(config));
+}
+
+#[test]
+fn mistakes_in_peers_have_their_place() {
+    let toml = "\
+[federation]
+notaries = ['n.example']
+mode = 'closed'
+ca_files = ['/nowhere']
+[federation.peers.'b.example']
+adress = '10.8.0.2'
+address = 'not an address'
+fingerprint = 'abc'
+[federation.peers.'c.example']
+ca = '/nowhere'
+max_backoff = '0s'
+[federation.peers.localhost]
+[federation.peers.'d.example']
+max_backoff = 60
+[federation.peers.'not a name']
+";
+    let told = mistakes(toml, &[("KONTOR_FEDERATION__PEERS", "b.example")]);
+    let expected = [
+        "config.toml:6: federation.peers.\"b.example\".adress: unknown key; the nearest known one is address",
+        "environment KONTOR_FEDERATION__PEERS: federation.peers: peers can be named only in the configuration file",
+        "config.toml:7: federation.peers.\"b.example\".address: \"not an address\": ",
+        "config.toml:8: federation.peers.\"b.example\".fingerprint: \"abc\": \"abc\" is not the SHA-256",
+        "config.toml:14: federation.peers.\"d.example\".max_backoff: ",
+        "config.toml:15: federation.peers.\"not a name\": ",
+        "config.toml:4: federation.ca_files: /nowhere cannot be read",
+        "config.toml:2: federation.notaries: n.example is no peer",
+        "config.toml:10: federation.peers.\"c.example\".ca: /nowhere cannot be read",
+        "config.toml:11: federation.peers.\"c.example\".max_backoff: must be at least 1s",
+        "config.toml:12: federation.peers.\"localhost\".address: this is the node itself",
+    ];
+    for (told, expected) in told.iter().zip(expected) {
+        assert!(
+            told.starts_with(expected),
+            "told: {told}\nexpected: {expected}"
+        );
+    }
+    assert_eq!(told.len(), expected.len(), "{told:#?}");
+    let told = mistakes("[federation]\npeers = 5", &[]);
+    assert!(
+        told[0].starts_with("config.toml:2: federation.peers: "),
+        "{told:?}"
+    );
+    let told = mistakes("[federation.peers]\nb = 5", &[]);
+    assert!(
+        told[0].starts_with("config.toml:2: federation.peers.\"b\": "),
+        "{told:?}"
+    );
+}
+
+#[test]
+fn lengths_of_time_are_read_and_written_in_the_shortest_form() {
+    for (text, shortest) in [
+        ("60s", "1m"),
+        ("90 s", "90s"),
+        ("1500ms", "1500ms"),
+        ("2h", "2h"),
+        ("0s", "0s"),
+    ] {
+        assert_eq!(text.parse::<Span>().unwrap().to_string(), shortest);
+    }
+    for wrong in ["", "60", "1d", "-1s", "1.5h", "s"] {
+        assert!(wrong.parse::<Span>().is_err(), "{wrong}");
     }
 }

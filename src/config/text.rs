@@ -1,7 +1,7 @@
 //! The types of single options: each is read from the text that stands in a file or a variable, refuses what makes no
 //! sense, and is written back as the same text.
 
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{fmt, net::IpAddr, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -195,6 +195,116 @@ impl fmt::Display for Network {
         } else {
             write!(f, "{}/{}", self.address, self.prefix)
         }
+    }
+}
+
+/// A length of time, written like `60s`, `5m` or `1h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Span(Duration);
+
+as_text!(Span);
+
+/// Units from the largest, so that the first one that divides a length is the shortest way to write it.
+const TIMES: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+
+impl Span {
+    /// So many seconds.
+    pub const fn seconds(count: u64) -> Self {
+        Self(Duration::from_secs(count))
+    }
+
+    /// The length itself.
+    pub const fn duration(self) -> Duration {
+        self.0
+    }
+}
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = text
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let factor = TIMES
+            .iter()
+            .find(|(name, _)| *name == unit.trim())
+            .map(|(_, factor)| *factor);
+        number
+            .parse::<u64>()
+            .ok()
+            .zip(factor)
+            .and_then(|(number, factor)| number.checked_mul(factor))
+            .map(|milliseconds| Self(Duration::from_millis(milliseconds)))
+            .ok_or_else(|| format!("\"{text}\" is not a length of time; write a whole number and ms, s, m or h, as in \"60s\""))
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let milliseconds = u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX);
+        let (name, factor) = TIMES
+            .into_iter()
+            .find(|(_, factor)| milliseconds != 0 && milliseconds.is_multiple_of(*factor))
+            .unwrap_or(("s", 1_000));
+        write!(f, "{}{name}", milliseconds / factor)
+    }
+}
+
+/// The SHA-256 of a certificate, as 64 hexadecimal digits with or without colons between.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Fingerprint([u8; 32]);
+
+as_text!(Fingerprint);
+
+impl Fingerprint {
+    /// The hash itself.
+    pub const fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// What this hash is written as.
+    pub const fn of(hash: [u8; 32]) -> Self {
+        Self(hash)
+    }
+}
+
+impl FromStr for Fingerprint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || {
+            format!(
+                "\"{text}\" is not the SHA-256 of a certificate: 64 hexadecimal digits, as `openssl x509 -fingerprint -sha256` prints them"
+            )
+        };
+        let digits: Vec<u8> = text.bytes().filter(|byte| *byte != b':').collect();
+        if digits.len() != 64 {
+            return Err(wrong());
+        }
+        let mut hash = [0; 32];
+        for (byte, pair) in hash.iter_mut().zip(digits.chunks(2)) {
+            let pair = str::from_utf8(pair).map_err(|_| wrong())?;
+            *byte = u8::from_str_radix(pair, 16).map_err(|_| wrong())?;
+        }
+        Ok(Self(hash))
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, byte) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { ":" };
+            write!(f, "{separator}{byte:02X}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
     }
 }
 

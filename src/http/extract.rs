@@ -8,7 +8,9 @@ use std::{
 
 use axum::extract::{RawPathParams, Request, rejection::RawPathParamsRejection};
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode, Uri, header};
+use http::{HeaderMap, StatusCode, Uri, header, request::Parts};
+use ruma::OwnedServerName;
+use ruma::api::federation::authentication::ServerSignatures;
 use ruma::api::{
     IncomingRequest, IncomingRequestExt as _,
     auth_scheme::{
@@ -27,6 +29,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    protocol::xmatrix::{BadHeader, XMatrix},
     service::{Requester, Services},
 };
 
@@ -75,12 +78,14 @@ impl<R: IncomingRequest<Authentication: Scheme>> Ruma<R> {
             address,
             guests: accepts.guests,
         };
-        let requester = R::Authentication::identify(services, &credentials)?;
+        let claim = R::Authentication::claim(services, &credentials)?;
         let path = path.map_err(|_| Error::invalid_param("The path is not UTF-8"))?;
         let path: Vec<_> = path.iter().map(|(_, value)| value).collect();
         let body = body::read(body, accepts.body).await.map_err(refused)?;
-        let query = parts.uri.query().unwrap_or_default().to_owned();
+        let sent = body.clone();
         let body = object_or_nothing(&parts.method, body)?;
+        let requester = R::Authentication::prove(claim, services, &parts, &sent).await?;
+        let query = parts.uri.query().unwrap_or_default().to_owned();
         let request = http::Request::from_parts(parts, &*body);
         let request = R::try_from_http_request(request, &path).map_err(malformed)?;
         Ok(Self {
@@ -178,42 +183,142 @@ impl Credentials<'_> {
 
 /// A way to authenticate, and the identity that it proves.
 pub(super) trait Scheme {
+    /// What the head of the request says.
+    type Claim: Send;
     /// Who asks.
     type Identity: Send + 'static;
 
-    fn identify(services: &Services, credentials: &Credentials<'_>) -> Result<Self::Identity>;
+    /// Looks at the head, so that strangers cannot make us read much.
+    fn claim(services: &Services, credentials: &Credentials<'_>) -> Result<Self::Claim>;
+
+    /// Looks at the whole, where the head alone proves nothing. `body` is the body as it was sent.
+    fn prove(
+        claim: Self::Claim,
+        services: &Services,
+        head: &Parts,
+        body: &Bytes,
+    ) -> impl Future<Output = Result<Self::Identity>> + Send;
 }
 
-impl Scheme for AccessToken {
-    type Identity = Requester;
-
-    fn identify(services: &Services, credentials: &Credentials<'_>) -> Result<Requester> {
-        let requester = credentials.requester(services)?;
-        requester.ok_or_else(missing_token)
-    }
-}
-
-impl Scheme for AccessTokenOptional {
-    type Identity = Option<Requester>;
-
-    fn identify(services: &Services, credentials: &Credentials<'_>) -> Result<Option<Requester>> {
-        credentials.requester(services)
-    }
-}
-
-macro_rules! anonymous {
-    ($($scheme:ty),*) => {
+/// Schemes of which the head is all.
+macro_rules! by_head {
+    ($($scheme:ty, $identity:ty, $claim:expr;)*) => {
         $(impl Scheme for $scheme {
-            type Identity = ();
+            type Claim = $identity;
+            type Identity = $identity;
 
-            fn identify(_: &Services, _: &Credentials<'_>) -> Result<()> {
-                Ok(())
+            fn claim(services: &Services, credentials: &Credentials<'_>) -> Result<$identity> {
+                let claim: fn(&Services, &Credentials<'_>) -> Result<$identity> = $claim;
+                claim(services, credentials)
+            }
+
+            async fn prove(
+                claim: $identity,
+                _: &Services,
+                _: &Parts,
+                _: &Bytes,
+            ) -> Result<$identity> {
+                Ok(claim)
             }
         })*
     };
 }
 
-anonymous!(NoAccessToken, NoAuthentication, AppserviceTokenOptional);
+by_head! {
+    AccessToken, Requester, |services, credentials| {
+        let requester = credentials.requester(services)?;
+        requester.ok_or_else(missing_token)
+    };
+    AccessTokenOptional, Option<Requester>, |services, credentials| credentials.requester(services);
+    NoAccessToken, (), |_, _| Ok(());
+    NoAuthentication, (), |_, _| Ok(());
+    AppserviceTokenOptional, (), |_, _| Ok(());
+}
+
+/// A server that has proven who it is.
+#[derive(Clone, Debug)]
+pub(super) struct Origin {
+    /// Its name.
+    pub(super) server: OwnedServerName,
+}
+
+/// See "Request Authentication" in the server-server API.
+impl Scheme for ServerSignatures {
+    type Claim = Vec<XMatrix>;
+    type Identity = Origin;
+
+    fn claim(services: &Services, credentials: &Credentials<'_>) -> Result<Vec<XMatrix>> {
+        let claims = x_matrix(credentials.headers)?;
+        for claim in &claims {
+            services.keyring.admit(claim)?;
+        }
+        Ok(claims)
+    }
+
+    async fn prove(
+        claims: Vec<XMatrix>,
+        services: &Services,
+        head: &Parts,
+        body: &Bytes,
+    ) -> Result<Origin> {
+        let uri = head.uri.path_and_query().map_or("/", |uri| uri.as_str());
+        let body = str::from_utf8(body).map_err(|e| not_json(e.to_string()))?;
+        let body = Some(body).filter(|body| !body.is_empty());
+        let mut refused = missing_signature();
+        for claim in claims {
+            let proven = services
+                .keyring
+                .authenticate(&claim, head.method.as_str(), uri, body);
+            match proven.await {
+                Ok(()) => {
+                    return Ok(Origin {
+                        server: claim.origin,
+                    });
+                }
+                Err(error) if error.is_internal() => return Err(error),
+                Err(error) => refused = error,
+            }
+        }
+        Err(refused)
+    }
+}
+
+/// A server signs with one key or, while it changes keys, with two.
+const MOST_SIGNATURES: usize = 3;
+
+/// What the `Authorization` headers say. All must be of one server.
+fn x_matrix(headers: &HeaderMap) -> Result<Vec<XMatrix>> {
+    let mut claims: Vec<XMatrix> = Vec::new();
+    for header in headers.get_all(header::AUTHORIZATION) {
+        let malformed = |e: &dyn std::fmt::Display| {
+            Error::unauthorized(format!("The Authorization header is not valid: {e}"))
+        };
+        let header = header.to_str().map_err(|e| malformed(&e))?;
+        let claim = match XMatrix::parse(header) {
+            Ok(claim) => claim,
+            Err(BadHeader::OtherScheme) => continue,
+            Err(bad) => return Err(malformed(&bad)),
+        };
+        if claims.len() >= MOST_SIGNATURES
+            || claims
+                .first()
+                .is_some_and(|first| first.origin != claim.origin)
+        {
+            return Err(malformed(&"too many, or of several servers"));
+        }
+        claims.push(claim);
+    }
+    if claims.is_empty() {
+        return Err(missing_signature());
+    }
+    Ok(claims)
+}
+
+fn missing_signature() -> Error {
+    Error::unauthorized(
+        "The request must be signed by a server: an Authorization header of the scheme X-Matrix is needed",
+    )
+}
 
 /// Gives a request type of ours the method, the paths and the authentication of one of ruma's.
 macro_rules! same_endpoint {

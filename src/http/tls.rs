@@ -4,69 +4,19 @@
 //! installs `tls/ca.pem`; it stays the same for 20 years, while server certificates come and go below it.
 
 use std::{
-    fs::{self, OpenOptions, Permissions},
-    io::{self, Write},
-    net::IpAddr,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use parking_lot::RwLock;
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose,
-};
-use rustls::{
-    RootCertStore, ServerConfig,
-    client::{WebPkiServerVerifier, danger::ServerCertVerifier},
-    crypto::CryptoProvider,
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
-    sign::CertifiedKey,
-};
-use sha2::{Digest, Sha256};
-use time::OffsetDateTime;
+use rustls::ServerConfig;
 
+pub(super) use crate::certificates::TlsError;
 use crate::{
+    certificates::{self, certified_key, in_certificate, provider},
     clock::Clock,
     config::{BaseUrl, Config},
 };
-
-const DAY: Duration = Duration::from_hours(24);
-
-/// How long an authority is valid. Replacing it means a visit to every device.
-const AUTHORITY_VALIDITY: Duration = Duration::from_hours(24 * 365 * 20);
-
-/// How long a server certificate is valid; some systems accept no more than 398 days.
-const SERVER_VALIDITY: Duration = Duration::from_hours(24 * 397);
-
-/// How long before its end a server certificate is replaced.
-const RENEW_BEFORE: Duration = Duration::from_hours(24 * 30);
-
-/// Why there is no certificate.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    /// A file cannot be read or written.
-    #[error("{path}: {source}")]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What the operating system said.
-        source: io::Error,
-    },
-    /// A file does not hold what its name promises.
-    #[error("{path}: {problem}")]
-    Content {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// A certificate could not be made.
-    #[error("the certificate could not be made: {0}")]
-    Make(#[from] rcgen::Error),
-}
 
 /// What the HTTPS listener shows to its clients.
 #[derive(Debug)]
@@ -131,27 +81,6 @@ fn load(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
     Ok(Arc::new(config))
 }
 
-/// The chain and the key in these two files, if they belong together.
-fn certified_key(certificate: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
-    let chain = read_certificates(certificate)?;
-    let secret = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|error| content(key, error))?;
-    CertifiedKey::from_der(chain, secret, &provider()).map_err(|error| content(key, error))
-}
-
-fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let pem = read(path)?;
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    match chain {
-        Ok(chain) if chain.is_empty() => Err(content(path, "holds no certificate")),
-        Ok(chain) => Ok(chain),
-        Err(error) => Err(content(path, error)),
-    }
-}
-
-fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
-}
-
 /// Makes certificates for this node alone.
 #[derive(Debug)]
 struct Authority {
@@ -176,114 +105,15 @@ impl Authority {
 
     /// Makes what is missing, and a new server certificate when the one there no longer fits or is soon over.
     fn renew(&self) -> Result<(), TlsError> {
-        let created = fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.directory);
-        created.map_err(|source| file(&self.directory, source))?;
-        let key = self.authority_key()?;
-        let mut params = CertificateParams::default();
-        params.distinguished_name = authority_name(&key);
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        self.set_validity(&mut params, AUTHORITY_VALIDITY);
-
-        let path = self.path("ca.pem");
-        if !path.exists() {
-            write(&path, &params.self_signed(&key)?.pem(), 0o644)?;
-        }
-        if self.server_certificate_is_good()? {
+        let authority = certificates::Authority::open_or_make(&self.directory, self.clock.clone())?;
+        let (certificate, key) = (self.path("server.pem"), self.path("server.key"));
+        if authority.is_good(&certificate, &key, &self.names)? {
             return Ok(());
         }
-        self.make_server_certificate(&Issuer::new(params, key))
-    }
-
-    fn authority_key(&self) -> Result<KeyPair, TlsError> {
-        let path = self.path("ca.key");
-        if path.exists() {
-            let pem = String::from_utf8(read(&path)?).map_err(|error| content(&path, error))?;
-            return KeyPair::from_pem(&pem).map_err(|error| content(&path, error));
-        }
-        let key = KeyPair::generate()?;
-        write(&path, &key.serialize_pem(), 0o600)?;
-        // A certificate left over from a lost key would vouch for nothing any more.
-        match fs::remove_file(self.path("ca.pem")) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(file(&self.path("ca.pem"), error))
-            }
-            _ => Ok(key),
-        }
-    }
-
-    /// Whether a client that trusts the authority will still accept the server under all its names when the next
-    /// renewal is due.
-    fn server_certificate_is_good(&self) -> Result<bool, TlsError> {
-        let Ok(pair) = certified_key(&self.path("server.pem"), &self.path("server.key")) else {
-            return Ok(false); // Not there, half written or damaged: a new one mends all of it.
-        };
-        let path = self.path("ca.pem");
-        let mut roots = RootCertStore::empty();
-        for certificate in read_certificates(&path)? {
-            roots
-                .add(certificate)
-                .map_err(|error| content(&path, error))?;
-        }
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
-            .build()
-            .map_err(|error| content(&path, error))?;
-        let then = UnixTime::since_unix_epoch(self.now() + RENEW_BEFORE);
-        let (server, intermediates) = pair.cert.split_first().expect("a pair has a certificate");
-        Ok(self.names.iter().all(|name| {
-            ServerName::try_from(name.as_str()).is_ok_and(|name| {
-                verifier
-                    .verify_server_cert(server, intermediates, &name, &[], then)
-                    .is_ok()
-            })
-        }))
-    }
-
-    fn make_server_certificate(&self, authority: &Issuer<'_, KeyPair>) -> Result<(), TlsError> {
-        let mut params = CertificateParams::new(self.names.clone())?;
-        params.distinguished_name = common_name(&self.names[0]);
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        params.use_authority_key_identifier_extension = true;
-        self.set_validity(&mut params, SERVER_VALIDITY);
-        let key = KeyPair::generate()?;
-        let certificate = params.signed_by(&key, authority)?;
-        write(&self.path("server.key"), &key.serialize_pem(), 0o600)?;
-        write(&self.path("server.pem"), &certificate.pem(), 0o644)?;
+        authority.issue(&self.names, &certificate, &key)?;
         tracing::info!(names = ?self.names, "the private authority made a new server certificate");
         Ok(())
     }
-
-    /// Valid from yesterday, since clocks differ, for so long.
-    fn set_validity(&self, params: &mut CertificateParams, validity: Duration) {
-        let now = OffsetDateTime::UNIX_EPOCH + self.now();
-        params.not_before = now - DAY;
-        params.not_after = now + validity;
-    }
-
-    /// Since 1970.
-    fn now(&self) -> Duration {
-        Duration::from_millis(self.clock.now_ms())
-    }
-}
-
-/// The name of the authority with this key. It holds the beginning of the key's hash, so that a device can trust the
-/// authorities of several offices and tell them apart.
-fn authority_name(key: &KeyPair) -> DistinguishedName {
-    let hash = Sha256::digest(key.public_key_raw());
-    let [first, second, third, fourth] = [hash[0], hash[1], hash[2], hash[3]];
-    common_name(&format!(
-        "Kontor private authority {first:02x}{second:02x}{third:02x}{fourth:02x}"
-    ))
-}
-
-fn common_name(name: &str) -> DistinguishedName {
-    let mut distinguished = DistinguishedName::new();
-    distinguished.push(DnType::CommonName, name);
-    distinguished
 }
 
 /// Every name by which a client may call this node, its server name first.
@@ -307,11 +137,7 @@ fn names(config: &Config) -> Vec<String> {
 
     let mut unique: Vec<String> = Vec::new();
     for name in names {
-        // IPv6 stands in brackets in a server name, but not in a certificate.
-        let bare = name.trim_start_matches('[').trim_end_matches(']');
-        let name = bare
-            .parse::<IpAddr>()
-            .map_or_else(|_| bare.to_lowercase(), |ip| ip.to_string());
+        let name = in_certificate(&name);
         if !unique.contains(&name) {
             unique.push(name);
         }
@@ -324,46 +150,13 @@ fn host_of_url(url: &BaseUrl) -> Option<String> {
     uri.host().map(str::to_owned)
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    fs::read(path).map_err(|source| file(path, source))
-}
-
-/// Writes a file whole or not at all, and never readable by more than `mode` says.
-fn write(path: &Path, text: &str, mode: u32) -> Result<(), TlsError> {
-    let written = || -> io::Result<()> {
-        let unfinished = path.with_extension("new");
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(mode)
-            .open(&unfinished)?;
-        // A file left by a crash keeps the mode it had.
-        file.set_permissions(Permissions::from_mode(mode))?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&unfinished, path)
-    };
-    written().map_err(|source| file(path, source))
-}
-
-fn file(path: &Path, source: io::Error) -> TlsError {
-    TlsError::File {
-        path: path.to_owned(),
-        source,
-    }
-}
-
-fn content(path: &Path, problem: impl ToString) -> TlsError {
-    TlsError::Content {
-        path: path.to_owned(),
-        problem: problem.to_string(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
+
     use super::*;
+
+    const DAY: Duration = Duration::from_hours(24);
 
     fn config(directory: &Path) -> Config {
         let mut config = Config::default();

@@ -89,7 +89,7 @@ pub struct Header {
 }
 
 /// One room event.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Event {
     /// The parsed part.
     pub header: Header,
@@ -103,7 +103,7 @@ pub struct Event {
     edges: OnceLock<Edges>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Edges {
     prev: Vec<OwnedEventId>,
     auth: Vec<OwnedEventId>,

@@ -42,6 +42,10 @@ number! {
     UserNid
 }
 number! {
+    /// A server, this one or another.
+    ServerNid
+}
+number! {
     /// A pair of event type and state key.
     StateKeyNid
 }

@@ -308,6 +308,16 @@ pub fn canonical(object: &CanonicalJsonObject) -> String {
     out
 }
 
+/// The canonical form of any JSON value, whose numbers may be written in any way as long as they are integers.
+///
+/// # Errors
+/// As [`parse_pdu`], except that any kind of value is fine.
+pub fn canonical_lax(text: &str) -> Result<String, BadJson> {
+    let mut out = String::with_capacity(text.len());
+    write_value(&mut out, &parse::<false>(text)?);
+    Ok(out)
+}
+
 /// Appends `object` in canonical form, without the members in `skip`.
 pub(super) fn write_object(out: &mut String, object: &CanonicalJsonObject, skip: &[&str]) {
     out.push('{');
@@ -428,6 +438,14 @@ pub fn sign_event(
     Ok(id)
 }
 
+/// What a signature of an object that is no event covers. See "Signing JSON" in the appendices.
+#[must_use]
+pub fn signed_text(object: &CanonicalJsonObject) -> String {
+    let mut text = String::with_capacity(512);
+    write_object(&mut text, object, &NOT_SIGNED);
+    text
+}
+
 /// Adds our signature to any object. See "Signing JSON" in the appendices.
 ///
 /// # Errors
@@ -437,8 +455,7 @@ pub fn sign_json(
     key: &ServerKey,
     server_name: &ServerName,
 ) -> Result<(), BadEvent> {
-    let mut text = String::with_capacity(512);
-    write_object(&mut text, object, &NOT_SIGNED);
+    let text = signed_text(object);
     insert_signature(object, key, server_name, key.sign(text.as_bytes()))
 }
 

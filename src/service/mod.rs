@@ -5,6 +5,7 @@ pub mod ephemeral;
 pub mod keyring;
 pub mod lifecycle;
 pub mod limits;
+pub mod profiles;
 mod requester;
 pub mod rooms;
 pub mod sync;
@@ -18,9 +19,10 @@ pub use self::requester::Requester;
 use self::{
     accounts::{Accounts, Cost},
     ephemeral::{Presence, Receipts, Typing},
-    keyring::Keyring,
+    keyring::{Keyring, OwnKeys},
     lifecycle::Lifecycle,
     limits::Limits,
+    profiles::Profiles,
     rooms::Rooms,
     sync::{Sources, Sync},
 };
@@ -28,6 +30,7 @@ use crate::{
     clock::{Clock, Entropy},
     config::Config,
     error::Result,
+    remote::{Remote, Transport},
     store::Store,
 };
 
@@ -41,8 +44,14 @@ pub struct Services {
     pub entropy: Entropy,
     /// How often anybody may do what costs much.
     pub limits: Limits,
+    /// Our own keys and those of other servers.
+    pub keyring: Arc<Keyring>,
+    /// The other servers.
+    pub remote: Remote,
     /// Local accounts.
     pub accounts: Arc<Accounts>,
+    /// What users here and elsewhere say about themselves.
+    pub profiles: Profiles,
     /// Rooms and their events.
     pub rooms: Arc<Rooms>,
     /// What begins, changes and ends a user's part in rooms.
@@ -63,7 +72,8 @@ pub struct Services {
 }
 
 impl Services {
-    /// Builds the services over an open store. `cost` is how much work it is to guess a password.
+    /// Builds the services over an open store. `cost` is how much work it is to guess a password; `transport` carries
+    /// requests to other servers.
     ///
     /// # Errors
     /// When the store fails.
@@ -73,9 +83,20 @@ impl Services {
         entropy: Entropy,
         store: Store,
         cost: &Cost,
+        transport: Transport,
     ) -> Result<Self> {
         let limits = Limits::new(config.limits.enabled, clock.clone());
-        let keyring = Arc::new(Keyring::open(&store, &entropy, &config.server.name)?);
+        let name = &config.server.name;
+        let own = OwnKeys::open(&store, &entropy)?;
+        let remote = Remote::new(name, own.key.clone(), &config.federation, transport);
+        let keyring = Arc::new(Keyring::new(
+            name,
+            own,
+            store.clone(),
+            clock.clone(),
+            entropy.clone(),
+            remote.clone(),
+        ));
         let accounts = Arc::new(Accounts::new(
             store.clone(),
             clock.clone(),
@@ -88,9 +109,10 @@ impl Services {
             store.clone(),
             clock.clone(),
             entropy.clone(),
-            keyring,
+            keyring.clone(),
             &config,
-        ));
+        )?);
+        let profiles = Profiles::new(name, accounts.clone(), remote.clone());
         let lifecycle = Lifecycle::new(
             store.clone(),
             rooms.clone(),
@@ -125,7 +147,10 @@ impl Services {
             clock,
             entropy,
             limits,
+            keyring,
+            remote,
             accounts,
+            profiles,
             rooms,
             lifecycle,
             typing,
@@ -136,6 +161,20 @@ impl Services {
             tasks,
             store,
         })
+    }
+
+    /// The services of a node that reaches no other, for tests.
+    #[cfg(test)]
+    fn alone(
+        config: Arc<Config>,
+        clock: Clock,
+        entropy: Entropy,
+        store: Store,
+        cost: &Cost,
+    ) -> Result<Self> {
+        let lan = crate::remote::Lan::new(clock.clone(), entropy.clone());
+        let transport = lan.port(&config.server.name);
+        Self::new(config, clock, entropy, store, cost, transport)
     }
 
     /// The store, for those who wait and for those who start and stop it.

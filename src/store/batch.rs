@@ -56,6 +56,11 @@ impl<'s> Batch<'s> {
         position
     }
 
+    /// Leaves out some positions, so that their places in timelines stay free.
+    pub fn skip(&mut self, count: u64) {
+        self.next += count;
+    }
+
     /// Tells one user, once the batch is durable, that something changed at `position`.
     pub fn touch_user(
         &mut self,

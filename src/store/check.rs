@@ -1,8 +1,10 @@
 //! Walks the whole store for broken invariants. Used by `kontor check` and by the crash tests.
 
+mod federation;
+
 use std::fmt::{Debug, Display};
 
-use ruma::events::room::member::MembershipState;
+use ruma::{ServerName, events::room::member::MembershipState};
 use serde::de::IgnoredAny;
 
 use super::{
@@ -11,15 +13,18 @@ use super::{
     intern::StateKeyName,
     schema::{
         ACCESS_TOKENS, ACCOUNT_DATA, ACCOUNT_DATA_CHANGES, ACCOUNTS, ALIASES, AUTH_EDGES,
-        CURRENT_STATE, DEVICES, EVENT_NIDS, EVENTS, FILTERS, HeadRow, LOGIN_TOKENS, META, NODE,
-        PRESENCE, PROFILES, PUBLIC_ROOMS, RECEIPTS, RECEIPTS_OF, REFRESH_TOKENS,
+        CURRENT_STATE, DEVICES, EVENT_NIDS, EVENTS, FILTERS, HeadRow, KEY_DOCUMENTS, LOGIN_TOKENS,
+        META, NODE, PRESENCE, PROFILES, PUBLIC_ROOMS, RECEIPTS, RECEIPTS_OF, REFRESH_TOKENS,
         REGISTRATION_TOKENS, RELATIONS, ROOM_ALIASES, ROOM_HEADS, ROOM_IDS, ROOM_MEMBERS,
-        ROOM_NIDS, STATE, STATE_KEY_NIDS, STATE_KEYS, TIMELINE, TRANSACTIONS, UNREAD, USER_IDS,
-        USER_NIDS, USER_ROOMS,
+        ROOM_NIDS, SERVER_KEYS, SERVER_NAMES, SERVER_NIDS, STATE, STATE_KEY_NIDS, STATE_KEYS,
+        TIMELINE, TRANSACTIONS, UNREAD, USER_IDS, USER_NIDS, USER_ROOMS,
     },
     table::Table,
 };
-use crate::protocol::ids::{EventNid, RoomNid, UserNid};
+use crate::protocol::{
+    ids::{EventNid, RoomNid, UserNid},
+    server_keys::ServerKeys,
+};
 
 /// One broken invariant, as a line for people.
 pub type Complaint = String;
@@ -43,20 +48,22 @@ impl Store {
         check.sessions(&mut say)?;
         check.directory(&mut say)?;
         check.names(&mut say)?;
+        check.federation(&mut say)?;
+        check.server_keys(&mut say)?;
         // Any value will do in these two, as long as it can be read.
         check.rows(&META, &mut say, |_, _, _| Ok(()))?;
         check.rows(&NODE, &mut say, |_, _, _| Ok(()))
     }
 }
 
-struct Check<'s> {
-    store: &'s Store,
-    view: View,
+pub(super) struct Check<'s> {
+    pub(super) store: &'s Store,
+    pub(super) view: View,
 }
 
 impl Check<'_> {
     /// Every row of a table; one that does not decode is a complaint, not the end.
-    fn rows<K: Key, V: Value>(
+    pub(super) fn rows<K: Key, V: Value>(
         &self,
         table: &Table<K, V>,
         say: &mut dyn FnMut(Complaint),
@@ -72,7 +79,7 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn has_event(&self, nid: EventNid) -> Result<bool> {
+    pub(super) fn has_event(&self, nid: EventNid) -> Result<bool> {
         EVENTS.contains(&self.view, &(nid,))
     }
 
@@ -85,7 +92,8 @@ impl Check<'_> {
                     "event {nid} is newer than the last position {last}"
                 ));
             }
-            if EVENT_NIDS.get(&self.view, &(id.as_str(),))? != Some((nid,)) {
+            let found = EVENT_NIDS.get(&self.view, &(id.as_str(),))?;
+            if found != Some((nid,)) && !row.facts.aside {
                 say(format!("event {nid} is not found by its id {id}"));
             }
             if let Some(order) = row.facts.order {
@@ -436,9 +444,36 @@ impl Check<'_> {
         })
     }
 
+    /// Every document names its server, and every key in it is known; every key came with a document.
+    fn server_keys(&self, say: &mut dyn FnMut(Complaint)) -> Result<()> {
+        self.rows(&KEY_DOCUMENTS, say, |say, (server,), row| {
+            let name = server.as_str();
+            let parsed = ServerName::parse(name)
+                .ok()
+                .and_then(|name| ServerKeys::parse(&row.json, &name).ok());
+            let Some(document) = parsed else {
+                say(format!("the document with the keys of {name} is damaged"));
+                return Ok(());
+            };
+            for id in document.keys.keys() {
+                if !SERVER_KEYS.contains(&self.view, &(name, id.as_str()))? {
+                    say(format!("the key {id} of {name} is published but not known"));
+                }
+            }
+            Ok(())
+        })?;
+        self.rows(&SERVER_KEYS, say, |say, (server, id), _| {
+            if !KEY_DOCUMENTS.contains(&self.view, &(server.as_str(),))? {
+                say(format!("the key {id} of {server} came without a document"));
+            }
+            Ok(())
+        })
+    }
+
     fn names(&self, say: &mut dyn FnMut(Complaint)) -> Result<()> {
         self.pair(say, &ROOM_NIDS, &ROOM_IDS, |id| (id.to_string(),))?;
         self.pair(say, &USER_NIDS, &USER_IDS, |id| (id.to_string(),))?;
+        self.pair(say, &SERVER_NIDS, &SERVER_NAMES, |name| (name.to_string(),))?;
         self.pair(
             say,
             &STATE_KEY_NIDS,

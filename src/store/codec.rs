@@ -7,7 +7,9 @@
 use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::protocol::ids::{EventNid, Position, RoomNid, SnapshotId, StateKeyNid, UserNid};
+use crate::protocol::ids::{
+    EventNid, Position, RoomNid, ServerNid, SnapshotId, StateKeyNid, UserNid,
+};
 
 /// One component of a key.
 pub trait Part: Sized {
@@ -152,6 +154,7 @@ nid_parts!(
     RoomNid,
     EventNid,
     UserNid,
+    ServerNid,
     StateKeyNid,
     SnapshotId,
     Position

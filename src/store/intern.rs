@@ -8,15 +8,18 @@ use std::{hash::Hash, sync::Arc};
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use rocksdb::{DB, IteratorMode, WriteBatch};
-use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
+use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName, UserId};
 
 use super::{
     Error, Result, Store,
     codec::{AsKey, Key, Part, Value},
-    schema::{ROOM_IDS, ROOM_NIDS, STATE_KEY_NIDS, STATE_KEYS, USER_IDS, USER_NIDS},
+    schema::{
+        ROOM_IDS, ROOM_NIDS, SERVER_NAMES, SERVER_NIDS, STATE_KEY_NIDS, STATE_KEYS, USER_IDS,
+        USER_NIDS,
+    },
     table::{Table, corrupt},
 };
-use crate::protocol::ids::{RoomNid, StateKeyNid, UserNid};
+use crate::protocol::ids::{RoomNid, ServerNid, StateKeyNid, UserNid};
 
 /// How many pairs of each kind are kept in memory.
 const CACHED: usize = 20_000;
@@ -24,6 +27,7 @@ const CACHED: usize = 20_000;
 pub(super) struct Interner {
     rooms: Names<OwnedRoomId, RoomNid>,
     users: Names<OwnedUserId, UserNid>,
+    servers: Names<OwnedServerName, ServerNid>,
     state_keys: Names<(String, String), StateKeyNid>,
 }
 
@@ -39,6 +43,7 @@ impl Interner {
         Ok(Self {
             rooms: Names::open(db, &ROOM_IDS)?,
             users: Names::open(db, &USER_IDS)?,
+            servers: Names::open(db, &SERVER_NAMES)?,
             state_keys: Names::open(db, &STATE_KEYS)?,
         })
     }
@@ -196,6 +201,33 @@ impl Store {
             .interner
             .users
             .name(self, &USER_IDS, nid, |id| id)
+    }
+
+    /// The number of a server, made now if there is none.
+    pub fn server_nid(&self, name: &ServerName) -> Result<ServerNid> {
+        let names = &self.inner.interner.servers;
+        names.number(
+            self,
+            (&SERVER_NIDS, &SERVER_NAMES),
+            (&(name.as_str(),), &name.to_owned()),
+            || name.to_owned(),
+        )
+    }
+
+    /// The number of a server, if there is one.
+    pub fn find_server(&self, name: &ServerName) -> Result<Option<ServerNid>> {
+        self.inner
+            .interner
+            .servers
+            .find(self, &SERVER_NIDS, (&(name.as_str(),), &name.to_owned()))
+    }
+
+    /// The server with this number.
+    pub fn server_name(&self, nid: ServerNid) -> Result<Arc<OwnedServerName>> {
+        self.inner
+            .interner
+            .servers
+            .name(self, &SERVER_NAMES, nid, |name| name)
     }
 
     /// The number of a type and state key, made now if there is none.

@@ -2,18 +2,21 @@
 
 use std::sync::OnceLock;
 
-use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId};
+use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId};
 
 pub use super::{
     intern::StateKeyName,
     state::StateRow,
     table::{Profile, Table},
 };
-use crate::protocol::ids::{EventNid, Position, RoomNid, SnapshotId, StateKeyNid, UserNid};
+use crate::protocol::ids::{
+    EventNid, Position, RoomNid, ServerNid, SnapshotId, StateKeyNid, UserNid,
+};
 
 mod account;
+mod federation;
 mod rooms;
-pub use self::{account::*, rooms::*};
+pub use self::{account::*, federation::*, rooms::*};
 
 macro_rules! tables {
     ($($(#[$doc:meta])* $table:ident = $name:literal: $key:ty => $value:ty, $profile:ident;)*) => {
@@ -43,6 +46,10 @@ tables! {
     USER_NIDS = "user_nids": (String,) => (UserNid,), Point;
     /// Number to user id.
     USER_IDS = "user_ids": (UserNid,) => OwnedUserId, Point;
+    /// Server name to number.
+    SERVER_NIDS = "server_nids": (String,) => (ServerNid,), Point;
+    /// Number to server name.
+    SERVER_NAMES = "server_names": (ServerNid,) => OwnedServerName, Point;
     /// Event type and state key to number.
     STATE_KEY_NIDS = "state_key_nids": (String, String) => (StateKeyNid,), Point;
     /// Number to event type and state key.
@@ -58,6 +65,15 @@ tables! {
     /// The order of a room's events: positions for live ones, below zero for older history fetched later.
     TIMELINE = "timeline": (RoomNid, i64) => (EventNid,), Sequential;
 
+    /// Where history is missing in a room's timeline, by the order of the event right above.
+    GAPS = "gaps": (RoomNid, i64) => GapRow, Point;
+    /// Events that wait for the one that they redact or relate to: room, id of that event, the one that waits.
+    WAITING = "waiting": (RoomNid, String, EventNid) => (), Sequential;
+    /// What this node has made and other servers are to be told: the position is the event's number.
+    LOCAL_EVENTS = "local_events": (RoomNid, Position) => (), Sequential;
+    /// The same for servers that are not in the room any more, or not yet.
+    EXTRA_TARGETS = "extra_targets": (ServerNid, Position) => (RoomNid,), Sequential;
+
     // -- Rooms ----------------------------------------------------------------------------------------------------
     /// The end of each room's graph, and its counts.
     ROOM_HEADS = "room_heads": (RoomNid,) => HeadRow, Point;
@@ -69,6 +85,12 @@ tables! {
     ROOM_MEMBERS = "room_members": (RoomNid, UserNid) => MemberRow, Sequential;
     /// The same from the user's side.
     USER_ROOMS = "user_rooms": (UserNid, RoomNid) => MemberRow, Sequential;
+    /// The servers that have users in a room.
+    ROOM_SERVERS = "room_servers": (RoomNid, ServerNid) => ServerRow, Sequential;
+    /// The same from the server's side.
+    SERVER_ROOMS = "server_rooms": (ServerNid, RoomNid) => (), Sequential;
+    /// What a local user was told of a room that this node does not know, with an invite or for a knock.
+    STRIPPED = "stripped": (RoomNid, UserNid) => String, Point;
     /// Room alias to room.
     ALIASES = "aliases": (String,) => AliasRow, Point;
     /// The aliases of a room on this node.
@@ -111,6 +133,12 @@ tables! {
     TRANSACTIONS = "transactions": (UserNid, String, RoomNid, String) => TransactionRow, Point;
     /// Last known presence.
     PRESENCE = "presence": (UserNid,) => PresenceRow, Point;
+
+    // -- Other servers --------------------------------------------------------------------------------------------
+    /// Every key that a server was ever known to sign with, by server name and key id; kept for ever, because events are.
+    SERVER_KEYS = "server_keys": (String, String) => ServerKeyRow, Point;
+    /// The newest document with which each of these servers published its keys.
+    KEY_DOCUMENTS = "key_documents": (String,) => KeyDocumentRow, Point;
 }
 
 /// A list of events.

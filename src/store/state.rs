@@ -118,6 +118,29 @@ fn apply(map: &mut StateMap, row: &StateRow) {
 }
 
 impl Chain {
+    /// The chain that ends in an older snapshot, for what is written on top of it.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn of(store: &Store, tip: SnapshotId) -> Result<Self> {
+        if tip == SnapshotId(0) {
+            return Ok(Self::default());
+        }
+        let view = store.latest();
+        let row = |id: SnapshotId| {
+            let row = STATE.get(&view, &(id,))?;
+            row.ok_or_else(|| Error::Missing(format!("state snapshot {id}")))
+        };
+        let mut at = row(tip)?;
+        let (hops, mut full) = (at.hops, tip);
+        // A bounded number of hops, and one more behind a merged row.
+        while let Some(parent) = at.parent {
+            full = parent;
+            at = row(parent)?;
+        }
+        Ok(Self { tip, hops, full })
+    }
+
     /// What writing `rows` more snapshots needs; to be asked for before the commit.
     ///
     /// # Errors

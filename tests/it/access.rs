@@ -6,7 +6,7 @@ use http::{Method, StatusCode};
 use kontor::config::Secret;
 use serde_json::{Value, json};
 
-use self::Access::{Everybody, Guests, Users};
+use self::Access::{Everybody, Guests, Servers, Users};
 use crate::server::{Client, TestServer, ok};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +17,8 @@ enum Access {
     Guests,
     /// Whoever has a token and is no guest.
     Users,
+    /// Other servers, by the signature of the request; no token opens it. See "Request Authentication".
+    Servers,
 }
 
 /// Access, method, versions of the client-server API, path. Where no version stands the path is whole.
@@ -25,9 +27,16 @@ everybody GET    -                                /.well-known/matrix/client
 everybody GET    -                                /.well-known/matrix/server
 everybody GET    -                                /.well-known/matrix/support
 everybody GET    -                                /_matrix/client/versions
-everybody GET    -                                /_matrix/federation/v1/version
 everybody GET    -                                /_synapse/admin/v1/register
 everybody POST   -                                /_synapse/admin/v1/register
+
+everybody GET    -                                /_matrix/federation/v1/version
+everybody GET    -                                /_matrix/key/v2/server
+everybody GET    -                                /_matrix/key/v2/server/{key_id}
+everybody GET    -                                /_matrix/key/v2/query/{server_name}
+everybody GET    -                                /_matrix/key/v2/query/{server_name}/{key_id}
+everybody POST   -                                /_matrix/key/v2/query
+servers   GET    -                                /_matrix/federation/v1/query/profile
 
 guests    GET    r0,v3                            account/whoami
 users     POST   r0,v3                            account/deactivate
@@ -120,6 +129,7 @@ fn table() -> Vec<(Method, String, Access)> {
             "everybody" => Everybody,
             "guests" => Guests,
             "users" => Users,
+            "servers" => Servers,
             other => panic!("no access: {other}"),
         };
         let method: Method = method.parse().expect("it is a method");
@@ -159,7 +169,9 @@ fn filled_in(path: &str, user_id: &str) -> String {
         .replace("{device_id}", "DEVICE")
         .replace("{filter_id}", "1")
         .replace("{field}", "displayname")
-        .replace("{tag}", "u.work");
+        .replace("{tag}", "u.work")
+        .replace("{key_id}", "ed25519:1")
+        .replace("{server_name}", "nowhere.example");
     assert!(!filled.contains('{'), "{filled}: a name is not filled in");
     filled
 }
@@ -227,6 +239,11 @@ fn about_the_token(errcode: &str) -> bool {
     matches!(errcode, "M_MISSING_TOKEN" | "M_UNKNOWN_TOKEN")
 }
 
+/// Whether an error says that a server must sign its request.
+fn unsigned(status: StatusCode, errcode: &str) -> bool {
+    (status, errcode) == (StatusCode::UNAUTHORIZED, "M_UNAUTHORIZED")
+}
+
 #[tokio::test]
 async fn without_a_token_only_what_is_for_everybody_answers() {
     let server = server();
@@ -237,6 +254,7 @@ async fn without_a_token_only_what_is_for_everybody_answers() {
         |access, status, errcode| match access {
             Everybody => !about_the_token(errcode),
             Guests | Users => (status, errcode) == (StatusCode::UNAUTHORIZED, "M_MISSING_TOKEN"),
+            Servers => unsigned(status, errcode),
         },
     )
     .await;
@@ -252,6 +270,7 @@ async fn a_wrong_token_is_refused_wherever_one_is_needed() {
         |access, status, errcode| match access {
             Everybody => !about_the_token(errcode),
             Guests | Users => (status, errcode) == (StatusCode::UNAUTHORIZED, "M_UNKNOWN_TOKEN"),
+            Servers => unsigned(status, errcode),
         },
     )
     .await;
@@ -268,6 +287,7 @@ async fn guests_are_let_in_only_where_the_table_says_so() {
     everywhere(guest, |access, status, errcode| match access {
         Everybody | Guests => !about_the_token(errcode) && errcode != "M_GUEST_ACCESS_FORBIDDEN",
         Users => (status, errcode) == (StatusCode::FORBIDDEN, "M_GUEST_ACCESS_FORBIDDEN"),
+        Servers => unsigned(status, errcode),
     })
     .await;
 }
@@ -280,8 +300,9 @@ async fn users_are_let_in_everywhere() {
         number.set(number.get() + 1);
         server.register(&format!("user{}", number.get())).await
     };
-    everywhere(user, |_, _, errcode| {
-        !about_the_token(errcode) && errcode != "M_GUEST_ACCESS_FORBIDDEN"
+    everywhere(user, |access, status, errcode| match access {
+        Servers => unsigned(status, errcode),
+        _ => !about_the_token(errcode) && errcode != "M_GUEST_ACCESS_FORBIDDEN",
     })
     .await;
 }

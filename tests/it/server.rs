@@ -8,6 +8,7 @@ use kontor::{
     clock::{Clock, Entropy},
     config::{Config, RegistrationMode},
     http::peer::PeerAddr,
+    remote::{Lan, Transport},
     service::{Requester, Services, accounts::Cost},
     store::{self, Store},
 };
@@ -27,6 +28,9 @@ pub(crate) struct TestServer {
     pub(crate) services: Arc<Services>,
     /// Stands still until it is advanced.
     pub(crate) clock: Clock,
+    /// Where other servers are, unless the node was given another network.
+    pub(crate) lan: Lan,
+    transport: Transport,
     /// Shared with the clients, so that they find the node again after a restart.
     router: Shared,
     directory: tempfile::TempDir,
@@ -45,13 +49,24 @@ impl TestServer {
 
     /// The same with a changed configuration.
     pub(crate) fn with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::on(|_, _| None, change)
+    }
+
+    /// The same on a network other than one in memory, if `network` makes one.
+    pub(crate) fn on(
+        network: impl FnOnce(&Config, &Clock) -> Option<Transport>,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         let mut config = Config::default();
         config.registration.mode = RegistrationMode::Open;
         config.limits.enabled = false;
         change(&mut config);
         let directory = tempfile::tempdir().expect("there is room for a temporary directory");
         let router = Shared::default();
-        Self::open(config, Clock::manual(START), directory, router)
+        let clock = Clock::manual(START);
+        let lan = Lan::new(clock.clone(), Entropy::seeded(7));
+        let transport = network(&config, &clock).unwrap_or_else(|| lan.port(&config.server.name));
+        Self::open(config, clock, (lan, transport), directory, router)
     }
 
     /// The same node, stopped and started again. Its clients go on.
@@ -60,10 +75,17 @@ impl TestServer {
         self.services.store().close();
         *self.router.lock() = Router::new();
         drop(self.services);
-        Self::open(config, self.clock, self.directory, self.router)
+        let network = (self.lan, self.transport);
+        Self::open(config, self.clock, network, self.directory, self.router)
     }
 
-    fn open(config: Config, clock: Clock, directory: tempfile::TempDir, router: Shared) -> Self {
+    fn open(
+        config: Config,
+        clock: Clock,
+        (lan, transport): (Lan, Transport),
+        directory: tempfile::TempDir,
+        router: Shared,
+    ) -> Self {
         let options = store::Options {
             directory: directory.path().to_owned(),
             sync: store::Sync::Never,
@@ -78,12 +100,15 @@ impl TestServer {
             Entropy::seeded(seed),
             store,
             &Cost::cheap(),
+            transport.clone(),
         );
         let services = Arc::new(services.expect("the node starts"));
         *router.lock() = kontor::http::router(services.clone());
         Self {
             services,
             clock,
+            lan,
+            transport,
             router,
             directory,
         }

@@ -37,8 +37,7 @@ async fn get(
     services: Arc<Services>,
     Ruma { request, .. }: Ruma<get_profile::v3::Request>,
 ) -> Result<Json> {
-    let profile = services.accounts.profile(&request.user_id)?;
-    Json::of(&profile.ok_or_else(|| Error::not_found("The user"))?)
+    Json::of(&services.profiles.profile(&request.user_id).await?)
 }
 
 async fn get_field(
@@ -46,8 +45,7 @@ async fn get_field(
     Ruma { request, .. }: Ruma<get_profile_field::v3::Request>,
 ) -> Result<Json> {
     let field = request.field.as_str();
-    let value = services.accounts.profile_field(&request.user_id, field)?;
-    let value = value.ok_or_else(|| Error::not_found("The field or its user"))?;
+    let value = services.profiles.field(&request.user_id, field).await?;
     Json::of(&json!({ field: value }))
 }
 

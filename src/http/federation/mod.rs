@@ -1,9 +1,13 @@
 //! The server-server API, one file per section of the specification.
 
-mod discovery;
+mod keys;
+mod query;
+mod version;
 
 use super::routes::Routes;
 
 pub(super) fn routes(routes: Routes) -> Routes {
-    discovery::routes(routes)
+    let routes = version::routes(routes);
+    let routes = keys::routes(routes);
+    query::routes(routes)
 }

@@ -3,8 +3,9 @@
 //!
 //! Numbers are given inside the commit, so until then the events of a run refer to each other by their place in it.
 
+mod context;
 mod known;
-mod write;
+pub(super) mod write;
 
 use std::{cell::RefCell, collections::HashMap, sync::Arc};
 
@@ -22,21 +23,19 @@ use crate::{
     protocol::{
         auth,
         event::{Event, Origin},
-        ids::{EventNid, Position, StateKeyNid, UserNid},
+        ids::{EventNid, Position, ServerNid, StateKeyNid, UserNid},
         integrity,
         template::{self, Draft, Legacy},
     },
     store::{
         Batch, View,
-        schema::{MemberRow, ROOM_HEADS, ROOM_MEMBERS},
+        schema::{MemberRow, ROOM_HEADS},
     },
 };
 
-/// The most extremities that a new event follows.
-const MAX_PREV: usize = 10;
-
-/// The longest that a chain of relations is followed to the root of a thread.
-const MAX_RELATION_HOPS: usize = 3;
+/// The most events that nothing follows yet which are kept. A new event follows all of them, so that every local event
+/// heals every fork. See "PDUs" in the server-server API.
+pub(super) const MAX_HEADS: usize = integrity::MAX_PREV_EVENTS;
 
 /// What a local user wants to add to a room.
 #[derive(Clone, Debug)]
@@ -104,31 +103,51 @@ struct Drafted {
     transaction: Option<Transaction>,
     auth: Vec<Ref>,
     state: Option<StateDelta>,
-    relation: Option<(EventNid, String)>,
-    thread: Option<OwnedEventId>,
-    redacted: Option<Redacted>,
+    context: Context,
 }
 
-/// An event that a run empties.
-struct Redacted {
-    target: Arc<Stored>,
-    emptied: Event,
-    sender: UserNid,
+/// What an event has to do with others.
+#[derive(Default)]
+pub(super) struct Context {
+    /// What it relates to, and how.
+    pub(super) relation: Option<(EventNid, String)>,
+    /// The root of its thread.
+    pub(super) thread: Option<OwnedEventId>,
+    /// The event that it empties.
+    pub(super) redacted: Option<Redacted>,
+    /// Events that it refers to and that are not there yet.
+    pub(super) awaited: Vec<OwnedEventId>,
+}
+
+/// An event that another one empties.
+pub(super) struct Redacted {
+    pub(super) target: Arc<Stored>,
+    pub(super) emptied: Event,
+    pub(super) sender: UserNid,
     /// What it related to, and how: it does so no longer.
-    relation: Option<(EventNid, String)>,
+    pub(super) relation: Option<(EventNid, String)>,
 }
 
 struct StateDelta {
-    key: StateKeyNid,
+    change: Change,
     replaces: Option<Ref>,
-    member: Option<MemberDelta>,
 }
 
-struct MemberDelta {
-    user: UserNid,
-    is_local: bool,
-    before: Option<MemberRow>,
-    after: MembershipState,
+/// One entry of the current state that changes.
+pub(super) struct Change {
+    pub(super) key: StateKeyNid,
+    pub(super) event_type: String,
+    pub(super) state_key: String,
+    pub(super) member: Option<Member>,
+}
+
+/// What a change means for a membership.
+pub(super) struct Member {
+    pub(super) user: UserNid,
+    pub(super) server: ServerNid,
+    pub(super) is_local: bool,
+    pub(super) before: Option<MemberRow>,
+    pub(super) after: MembershipState,
 }
 
 /// Events of one room that are written together.
@@ -145,7 +164,7 @@ pub struct Run<'r> {
 impl<'r> Run<'r> {
     /// Starts a run at the end of a room.
     pub fn new(rooms: &'r Rooms, head: &'r mut RoomHead) -> Self {
-        let newest = head.row.extremities.iter().rev().take(MAX_PREV);
+        let newest = head.row.extremities.iter().rev().take(MAX_HEADS);
         let prev = newest.map(|(id, _)| id.clone()).collect();
         let depth = head.row.depth;
         let view = rooms.store.latest();
@@ -229,25 +248,12 @@ impl<'r> Run<'r> {
             Some(key) => Some(self.state_delta(&event, &header.event_type.to_string(), key)?),
             None => None,
         };
-        let relation = match &header.relation {
-            Some(relation) => {
-                let parent = self.rooms.find_event(&self.view, &relation.event_id)?;
-                parent
-                    .filter(|parent| parent.event.header.room_id == header.room_id)
-                    .map(|parent| (parent, relation.rel_type.clone()))
-            }
-            None => None,
-        };
-        let thread = match (&header.relation, &relation) {
-            (Some(named), _) if named.rel_type == "m.thread" => Some(named.event_id.clone()),
-            (Some(_), Some((parent, _))) => self.thread_of(parent)?,
-            _ => None,
-        };
-        let redacted = self.redacted(&event)?;
+        let mut context = self.rooms.context_of(&self.view, &event)?;
+        context.redacted = self.redacted(&event)?;
 
         let id = header.id.clone();
         if let Some(delta) = &state {
-            self.overlay.insert(delta.key, self.drafted.len());
+            self.overlay.insert(delta.change.key, self.drafted.len());
         }
         self.prev = vec![id.clone()];
         self.depth = header.depth;
@@ -258,9 +264,7 @@ impl<'r> Run<'r> {
             transaction,
             auth,
             state,
-            relation: relation.map(|(parent, kind)| (parent.nid, kind)),
-            thread,
-            redacted,
+            context,
         });
         Ok(id)
     }
@@ -374,70 +378,44 @@ impl<'r> Run<'r> {
     fn state_delta(&self, event: &Event, event_type: &str, state_key: &str) -> Result<StateDelta> {
         let key = self.rooms.store.state_key_nid(event_type, state_key)?;
         let member = match &event.header.membership {
-            Some(after) => Some(self.member_delta(state_key, after.clone())?),
+            Some(after) => Some(self.member(state_key, after.clone())?),
             None => None,
         };
         Ok(StateDelta {
-            key,
+            change: Change {
+                key,
+                event_type: event_type.to_owned(),
+                state_key: state_key.to_owned(),
+                member,
+            },
             replaces: self.find(event_type, state_key)?,
-            member,
         })
     }
 
-    fn member_delta(&self, state_key: &str, after: MembershipState) -> Result<MemberDelta> {
+    fn member(&self, state_key: &str, after: MembershipState) -> Result<Member> {
         let target =
             UserId::parse(state_key).map_err(|e| Error::bad_json(format!("the state key: {e}")))?;
-        let user = self.rooms.store.user_nid(&target)?;
+        let mut member = self
+            .rooms
+            .member_of(&self.view, self.head.nid, &target, after)?;
         let in_run = self.drafted.iter().rev().find_map(|drafted| {
-            let member = drafted.state.as_ref()?.member.as_ref()?;
-            (member.user == user).then(|| MemberRow {
-                membership: member.after.clone(),
+            let earlier = drafted.state.as_ref()?.change.member.as_ref()?;
+            (earlier.user == member.user).then(|| MemberRow {
+                membership: earlier.after.clone(),
                 event: EventNid::default(),
                 since: Position::default(),
                 forgotten: false,
             })
         });
-        let before = match in_run {
-            Some(row) => Some(row),
-            None => ROOM_MEMBERS.get(&self.view, &(self.head.nid, user))?,
-        };
-        let is_local = target.server_name() == self.rooms.server_name;
-        Ok(MemberDelta {
-            user,
-            is_local,
-            before,
-            after,
-        })
-    }
-
-    /// The thread of an event that relates to one in a thread, such as an edit or a reaction.
-    fn thread_of(&self, parent: &Stored) -> Result<Option<OwnedEventId>> {
-        let mut thread = parent.facts.thread.clone();
-        let mut relation = parent.event.header.relation.clone();
-        for _ in 0..MAX_RELATION_HOPS {
-            let (None, Some(up)) = (&thread, &relation) else {
-                break;
-            };
-            let Some(next) = self.rooms.find_event(&self.view, &up.event_id)? else {
-                break;
-            };
-            thread.clone_from(&next.facts.thread);
-            relation.clone_from(&next.event.header.relation);
-        }
-        Ok(thread)
+        member.before = in_run.or(member.before);
+        Ok(member)
     }
 
     /// The event that this one redacts, emptied, if its sender may do that.
     fn redacted(&self, event: &Event) -> Result<Option<Redacted>> {
-        let Some(target) = &event.header.redacts else {
+        let Some(target) = self.rooms.target_of(&self.view, event)? else {
             return Ok(None);
         };
-        let Some(target) = self.rooms.find_event(&self.view, target)? else {
-            return Ok(None);
-        };
-        if target.event.header.room_id != event.header.room_id {
-            return Ok(None);
-        }
         let rules = self.head.rules;
         let power = self
             .rooms
@@ -447,20 +425,7 @@ impl<'r> Run<'r> {
                 "You may not redact events of others in this room",
             ));
         }
-        let header = &target.event.header;
-        let relation = match &header.relation {
-            Some(relation) => self
-                .rooms
-                .find_event(&self.view, &relation.event_id)?
-                .map(|parent| (parent.nid, relation.rel_type.clone())),
-            None => None,
-        };
-        Ok(Some(Redacted {
-            emptied: target.emptied(rules)?,
-            sender: self.rooms.store.user_nid(&header.sender)?,
-            relation,
-            target,
-        }))
+        self.rooms.redaction(&self.view, target, rules).map(Some)
     }
 }
 

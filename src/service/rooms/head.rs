@@ -16,7 +16,10 @@ use ruma::{
 };
 use tokio::sync::OwnedMutexGuard;
 
-use super::Rooms;
+use super::{
+    Rooms,
+    servers::{self, Servers},
+};
 
 use crate::{
     error::{Error, Result},
@@ -55,6 +58,8 @@ pub struct RoomHead {
     pub state: StateMap,
     /// The joined users of this node, who are to be woken.
     pub members: Members,
+    /// The servers with joined users, this one among them.
+    pub servers: Servers,
 }
 
 /// The right to write a room. Nothing may await the network while holding it.
@@ -137,13 +142,7 @@ impl Rooms {
         version: &RoomVersionId,
         mut content: CanonicalJsonObject,
     ) -> Result<(RoomGuard, Event)> {
-        let rules = version::rules(version).ok_or_else(|| {
-            Error::api(
-                StatusCode::BAD_REQUEST,
-                "M_UNSUPPORTED_ROOM_VERSION",
-                format!("Room version {version} is not known here"),
-            )
-        })?;
+        let rules = version::rules(version).ok_or_else(|| unsupported(version))?;
         content.insert(
             "room_version".to_owned(),
             version.as_str().to_owned().into(),
@@ -174,7 +173,24 @@ impl Rooms {
         };
         let create = template::finish(draft, self.keyring.key(), self.keyring.name(), rules)?;
         let id = create.header.room_id.clone();
-        let nid = self.store.room_nid(&id)?;
+        Ok((self.lock_or_make(&id, version).await?, create))
+    }
+
+    /// Waits for the lock of a room, and begins the room if this node does not know it. If nothing is written, it never
+    /// existed.
+    ///
+    /// # Errors
+    /// When the room's version is not served here.
+    pub async fn lock_or_make(&self, id: &RoomId, version: &RoomVersionId) -> Result<RoomGuard> {
+        let rules = version::rules(version).ok_or_else(|| unsupported(version))?;
+        let nid = self.store.room_nid(id)?;
+        let mut guard = self.heads.slot(nid).lock_owned().await;
+        if guard.is_none() {
+            *guard = self.load(nid, id)?;
+        }
+        if guard.is_some() {
+            return Ok(RoomGuard(guard));
+        }
         let row = HeadRow {
             version: version.clone(),
             extremities: Vec::new(),
@@ -184,17 +200,19 @@ impl Rooms {
             create: EventNid(0),
             joined: 0,
             invited: 0,
+            straight_from: i64::MIN,
+            gap: None,
         };
-        let mut guard = self.heads.slot(nid).lock_owned().await;
         *guard = Some(RoomHead {
             nid,
-            id,
+            id: id.to_owned(),
             rules,
             row,
             state: StateMap::new(),
             members: Members::new(),
+            servers: Servers::new(),
         });
-        Ok((RoomGuard(guard), create))
+        Ok(RoomGuard(guard))
     }
 
     /// Room versions 1 and 2 name events by our choice.
@@ -263,6 +281,7 @@ impl Rooms {
             state: self.store.state(row.chain.tip)?,
             row,
             members,
+            servers: servers::load(&view, nid)?,
         }))
     }
 
@@ -270,4 +289,12 @@ impl Rooms {
     pub fn is_local(&self, user: UserNid) -> Result<bool> {
         Ok(self.store.user_id(user)?.server_name() == self.server_name)
     }
+}
+
+fn unsupported(version: &RoomVersionId) -> Error {
+    Error::api(
+        StatusCode::BAD_REQUEST,
+        "M_UNSUPPORTED_ROOM_VERSION",
+        format!("Room version {version} is not known here"),
+    )
 }

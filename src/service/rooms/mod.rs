@@ -1,14 +1,21 @@
 //! Rooms and their events: the only place that writes them.
 
 mod append;
+mod enter;
+mod gaps;
 mod head;
+mod incoming;
 mod read;
 mod relations;
 mod render;
+mod resolution;
+mod serve;
+mod servers;
 mod state;
 #[cfg(test)]
 pub(crate) mod testing;
 mod timeline;
+mod unplaced;
 mod visibility;
 
 use std::sync::Arc;
@@ -17,18 +24,25 @@ use ruma::{OwnedServerName, RoomVersionId, ServerName};
 
 pub use self::{
     append::{NewEvent, Run, Transaction},
+    enter::Entered,
+    gaps::{Filled, Gap},
     head::{RoomGuard, RoomHead},
+    incoming::{Before, Outcome},
     read::Stored,
     relations::Kind,
+    serve::{Guest, MAX_BACKFILL, MAX_MISSING_EVENTS, StateBefore},
     state::Members,
     timeline::{MAX_PAGE, Page, Slice},
+    unplaced::Unplaced,
     visibility::{Reach, Seen, Sight},
 };
-use self::{head::Heads, read::Events};
+use self::{head::Heads, read::Events, resolution::Resolutions, serve::Acls};
 use super::keyring::Keyring;
 use crate::{
     clock::{Clock, Entropy},
     config::Config,
+    error::Result,
+    protocol::ids::ServerNid,
     store::Store,
 };
 
@@ -40,8 +54,11 @@ pub struct Rooms {
     keyring: Arc<Keyring>,
     heads: Heads,
     events: Events,
+    resolutions: Resolutions,
+    acls: Acls,
     default_version: RoomVersionId,
     server_name: OwnedServerName,
+    server: ServerNid,
 }
 
 impl Rooms {
@@ -51,18 +68,21 @@ impl Rooms {
         entropy: Entropy,
         keyring: Arc<Keyring>,
         config: &Config,
-    ) -> Self {
+    ) -> Result<Self> {
         let budget = config.database.memory.bytes() / 8;
-        Self {
+        Ok(Self {
             heads: Heads::default(),
             events: Events::new(budget),
             default_version: config.server.default_room_version.clone(),
+            resolutions: Resolutions::default(),
+            acls: Acls::default(),
             server_name: keyring.name().to_owned(),
+            server: store.server_nid(keyring.name())?,
             store,
             clock,
             entropy,
             keyring,
-        }
+        })
     }
 
     /// The name of this node.

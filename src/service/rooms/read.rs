@@ -27,30 +27,51 @@ pub struct Stored {
     /// Its number.
     pub nid: EventNid,
     /// The event.
-    pub event: Event,
+    pub event: Arc<Event>,
     /// What else is known.
     pub facts: Facts,
 }
 
 impl Stored {
+    /// Whether the event's place in the room is known, and with it the state around it. Of an auth or state event that
+    /// came without its surroundings nothing is known but the event.
+    pub fn has_state(&self) -> bool {
+        self.facts.order.is_some()
+            || self.facts.before != SnapshotId(0)
+            || self.facts.after.is_some()
+    }
+
     /// The state right after the event.
     pub fn after(&self) -> SnapshotId {
-        self.event.snapshot_after(self.nid, self.facts.before)
+        match self.facts.after {
+            Some(after) => after,
+            None if self.has_state() => self.event.snapshot_after(self.nid, self.facts.before),
+            None => SnapshotId(0),
+        }
+    }
+
+    /// The room's current state when the event was its newest.
+    pub fn current(&self) -> SnapshotId {
+        self.facts.current.unwrap_or_else(|| self.after())
     }
 
     /// The event with only what a redaction leaves of it.
     pub(super) fn emptied(&self, rules: &RoomVersionRules) -> Result<Event> {
-        let damaged = |e: &dyn std::fmt::Display| {
-            Error::Internal(format!("event {} is damaged: {e}", self.nid))
-        };
-        let object = self.event.to_canonical().map_err(|e| damaged(&e))?;
-        let emptied = integrity::redact(object, rules).map_err(|e| damaged(&e))?;
-        let header = &self.event.header;
-        let mut emptied = Event::new(header.id.clone(), header.room_id.clone(), &emptied, rules)
-            .map_err(|e| damaged(&e))?;
-        emptied.header.flags = header.flags;
-        Ok(emptied)
+        emptied(&self.event, rules)
     }
+}
+
+/// An event with only what a redaction leaves of it.
+pub(super) fn emptied(event: &Event, rules: &RoomVersionRules) -> Result<Event> {
+    let header = &event.header;
+    let damaged =
+        |e: &dyn std::fmt::Display| Error::Internal(format!("event {} is damaged: {e}", header.id));
+    let object = event.to_canonical().map_err(|e| damaged(&e))?;
+    let emptied = integrity::redact(object, rules).map_err(|e| damaged(&e))?;
+    let mut emptied = Event::new(header.id.clone(), header.room_id.clone(), &emptied, rules)
+        .map_err(|e| damaged(&e))?;
+    emptied.header.flags = header.flags;
+    Ok(emptied)
 }
 
 /// Events in memory.
@@ -124,6 +145,7 @@ impl Rooms {
             .get(view, &(nid,))?
             .ok_or_else(|| store::Error::Missing(format!("event {nid}")))?;
         let (event, facts) = row.into_parts(&self.store)?;
+        let event = Arc::new(event);
         Ok(self.events.keep(view, Stored { nid, event, facts }))
     }
 
@@ -141,6 +163,7 @@ impl Rooms {
             if let Some((row, (nid,))) = rows.next() {
                 let row = row.ok_or_else(|| store::Error::Missing(format!("event {nid}")))?;
                 let (event, facts) = row.into_parts(&self.store)?;
+                let event = Arc::new(event);
                 *slot = Some(self.events.keep(view, Stored { nid, event, facts }));
             }
         }

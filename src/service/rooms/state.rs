@@ -231,7 +231,7 @@ impl Sight<'_> {
         if self.open_at(&stored)?.is_none() {
             return Err(not_in_room());
         }
-        Ok(self.rooms.store.state(stored.after())?)
+        Ok(self.rooms.store.state(stored.current())?)
     }
 
     /// The first event of the timeline after which somebody is in the room.

@@ -1,5 +1,8 @@
 //! A node without HTTP for the tests of what is read: users and rooms by hand.
 
+pub(crate) mod chance;
+pub(crate) mod world;
+
 use std::sync::Arc;
 
 use ruma::{
@@ -44,7 +47,7 @@ impl Node {
         let clock = Clock::manual(1_000_000);
         let mut config = Config::default();
         config.limits.enabled = false;
-        let services = Services::new(
+        let services = Services::alone(
             Arc::new(config),
             clock.clone(),
             Entropy::seeded(1),

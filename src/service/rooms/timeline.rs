@@ -17,7 +17,7 @@ use crate::{
     protocol::{
         filter::RoomEventFilter,
         format::{self, Shape},
-        ids::SnapshotId,
+        ids::{RoomNid, SnapshotId},
         token::PageToken,
     },
     service::Requester,
@@ -214,7 +214,10 @@ impl Sight<'_> {
     /// Reads a page of what the asker may see.
     pub fn slice(&self, page: Page, filter: &RoomEventFilter) -> Result<Slice> {
         let limit = page.limit.min(MAX_PAGE);
-        let mut span = self.span(page);
+        let whole = self.span(page);
+        let bound = self.bound(&whole, page.dir)?;
+        let is_bounded = bound.is_some();
+        let mut span = bound.clone().unwrap_or(whole);
         let mut events: Vec<Seen> = Vec::new();
         let mut scanned = 0;
         let exhausted = 'reading: loop {
@@ -255,14 +258,17 @@ impl Sight<'_> {
                 break false;
             }
         };
-        let end = match page.dir {
-            Direction::Backward => *span.end(),
-            Direction::Forward => span.start().saturating_sub(1),
+        let end = match (page.dir, bound) {
+            // The next page begins at the gap, and not somewhere above it where nothing is.
+            (Direction::Backward, Some(bound)) if exhausted => bound.start().saturating_sub(1),
+            (Direction::Forward, Some(bound)) if exhausted => *bound.end(),
+            (Direction::Backward, _) => *span.end(),
+            (Direction::Forward, _) => span.start().saturating_sub(1),
         };
         Ok(Slice {
             events,
             end: PageToken(end),
-            exhausted,
+            exhausted: exhausted && !is_bounded,
         })
     }
 
@@ -288,6 +294,34 @@ impl Sight<'_> {
             Direction::Forward => (from.saturating_add(1), to.unwrap_or(i64::MAX)),
         };
         low..=high.min(self.now().0)
+    }
+
+    /// What of a page lies before the next gap, if there is one. A page that begins at a gap goes on beyond it.
+    fn bound(
+        &self,
+        span: &RangeInclusive<i64>,
+        dir: Direction,
+    ) -> Result<Option<RangeInclusive<i64>>> {
+        let (low, high) = (*span.start(), *span.end());
+        let mut bound = None;
+        for gap in self.rooms.gaps(self.view, self.room)? {
+            let (next, floor) = (gap.row.next, gap.row.floor);
+            match dir {
+                // The newest of them comes last.
+                Direction::Backward => {
+                    let is_inside = low <= next && next < high;
+                    if is_inside && first_back(self.view, self.room, next, high)?.is_some() {
+                        bound = Some(next.saturating_add(1)..=high);
+                    }
+                }
+                Direction::Forward => {
+                    if bound.is_none() && low <= floor && floor < high {
+                        bound = Some(low..=floor);
+                    }
+                }
+            }
+        }
+        Ok(bound)
     }
 
     /// The next events of the timeline, whoever may see them.
@@ -368,6 +402,16 @@ impl Sight<'_> {
         all.retain(|stored| filter.allows_event(&stored.event.header, || has_url(stored)));
         Ok(all)
     }
+}
+
+/// The place of the newest event above `low`, up to and including `high`.
+pub(super) fn first_back(view: &View, room: RoomNid, low: i64, high: i64) -> Result<Option<i64>> {
+    if low >= high {
+        return Ok(None);
+    }
+    let bounds = (Bound::Excluded((room, low)), Bound::Included((room, high)));
+    let mut rows = TIMELINE.range_back(view, &(room,), bounds);
+    Ok(rows.next().transpose()?.map(|((_, order), _)| order))
 }
 
 /// What is left of a span behind the event with this order.

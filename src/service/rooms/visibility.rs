@@ -29,7 +29,7 @@ use crate::{
     service::Requester,
     store::{
         View,
-        schema::{ACCOUNT_DATA, MemberRow, ROOM_MEMBERS},
+        schema::{ACCOUNT_DATA, MemberRow, ROOM_HEADS, ROOM_MEMBERS},
     },
 };
 
@@ -241,7 +241,13 @@ impl Sight<'_> {
         let order = stored.facts.order;
         let hidden =
             order.is_some_and(|order| !may_see(&moment, &moment, self.joined_after(order)));
-        Ok(hidden.then_some(since))
+        if !hidden {
+            return Ok(None);
+        }
+        // Where history was split, what held at this event need not have held at the one that is told before it.
+        let head = ROOM_HEADS.get(self.view, &(self.room,))?;
+        let straight_from = head.map_or(i64::MIN, |head| head.straight_from);
+        Ok(Some(since.max(straight_from)))
     }
 
     fn moment(&self, snapshot: SnapshotId) -> Result<Known> {
@@ -281,7 +287,7 @@ pub(super) fn not_in_room() -> Error {
     Error::forbidden("You are not in this room, and it is not open to everybody")
 }
 
-fn visibility_of(event: &Event) -> HistoryVisibility {
+pub(super) fn visibility_of(event: &Event) -> HistoryVisibility {
     #[derive(Deserialize)]
     struct Content {
         history_visibility: HistoryVisibility,

@@ -46,18 +46,25 @@ impl Sync {
         let lazy = filter.state.lazy_load_members || filter.timeline.lazy_load_members;
         let after = part.asking.request.state_after.is_some();
         let full = part.known.is_none() || part.asking.request.full_state;
-        if !full && window.shown.is_empty() && window.unshown_state.is_empty() && !window.limited {
+        let is_told_by_timeline = !window.limited && !window.split;
+        if !full
+            && is_told_by_timeline
+            && window.shown.is_empty()
+            && window.unshown_state.is_empty()
+        {
             return Ok(String::new());
         }
 
         let end = self.snapshot_at(part, upto)?;
         let target = match window.shown.first() {
-            Some(first) if !after => first.stored.facts.before,
+            // Where history was split, the timeline does not lead from one state to the other: what it does not tell of
+            // the state at the end is told here.
+            Some(first) if !after && !window.split => first.stored.facts.before,
             _ => end,
         };
         let mut wanted: Vec<EventNid> = if full {
             self.whole_state(part, target, lazy)?
-        } else if window.limited || after {
+        } else if window.limited || window.split || after {
             let known = self.snapshot_at(part, part.known.unwrap_or(i64::MIN))?;
             self.changed_state(known, target)?
         } else {
@@ -97,14 +104,14 @@ impl Sync {
     }
 
     /// The state right after the newest event at or before a place in the timeline.
-    fn snapshot_at(&self, part: &RoomPart<'_>, order: i64) -> Result<SnapshotId> {
+    pub(super) fn snapshot_at(&self, part: &RoomPart<'_>, order: i64) -> Result<SnapshotId> {
         if order >= part.head.last.0.try_into().unwrap_or(i64::MAX) {
             return Ok(part.head.chain.tip);
         }
         let bounds = (Bound::Unbounded, Bound::Included((part.room, order)));
         let mut rows = TIMELINE.range_back(part.asking.view, &(part.room,), bounds);
         match rows.next().transpose()? {
-            Some((_, (nid,))) => Ok(self.rooms.event(part.asking.view, nid)?.after()),
+            Some((_, (nid,))) => Ok(self.rooms.event(part.asking.view, nid)?.current()),
             None => Ok(SnapshotId(0)),
         }
     }

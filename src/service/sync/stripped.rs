@@ -1,6 +1,10 @@
 //! The few events by which an invited or knocking user knows a room. See "Stripped state".
 
+use std::borrow::Cow;
+
 use ruma::UserId;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::{
     Sync,
@@ -10,7 +14,8 @@ use super::{
 use crate::{
     error::Result,
     protocol::{format, ids::RoomNid, summary::stripped_state},
-    store::schema::MemberRow,
+    service::rooms::Stored,
+    store::schema::{MemberRow, STRIPPED},
 };
 
 impl Sync {
@@ -30,10 +35,13 @@ impl Sync {
     pub(super) fn stripped(
         &self,
         asking: &Asking<'_>,
-        member: &MemberRow,
+        (room, member): (RoomNid, &MemberRow),
         name: &str,
     ) -> Result<String> {
         let event = self.rooms.event(asking.view, member.event)?;
+        if event.facts.aside {
+            return Self::stripped_from_outside(asking, (room, &event), name);
+        }
         let state = self.store.state(event.facts.before)?;
         let members: [&UserId; 1] = [&event.event.header.sender];
         let mut events = String::new();
@@ -45,6 +53,42 @@ impl Sync {
             let found = found.filter(|_| key != asking.requester.user_id.as_str());
             if let Some(found) = found {
                 push_item(&mut events, &format::stripped(&found.event));
+            }
+        }
+        push_item(&mut events, &format::stripped(&event.event));
+        let mut out = String::new();
+        let mut object = Object::new(&mut out);
+        object.event_list(name, &events);
+        object.finish();
+        Ok(out)
+    }
+
+    /// A room that this node does not know, as the server that invites has described it.
+    fn stripped_from_outside(
+        asking: &Asking<'_>,
+        (room, event): (RoomNid, &Stored),
+        name: &str,
+    ) -> Result<String> {
+        #[derive(Deserialize)]
+        struct Key<'e> {
+            #[serde(borrow, rename = "type")]
+            event_type: Option<Cow<'e, str>>,
+            #[serde(borrow)]
+            state_key: Option<Cow<'e, str>>,
+        }
+        let told = STRIPPED.get(asking.view, &(room, asking.requester.nid))?;
+        let told = told.unwrap_or_else(|| "[]".to_owned());
+        let told: Vec<&RawValue> = serde_json::from_str(&told).unwrap_or_default();
+        let mut events = String::new();
+        for json in told {
+            let Ok(key) = serde_json::from_str::<Key<'_>>(json.get()) else {
+                continue;
+            };
+            // The user's own event comes last, in its newest form.
+            let is_own = key.event_type.as_deref() == Some("m.room.member")
+                && key.state_key.as_deref() == Some(asking.requester.user_id.as_str());
+            if !is_own {
+                push_item(&mut events, json.get());
             }
         }
         push_item(&mut events, &format::stripped(&event.event));

@@ -4,6 +4,8 @@
 //! one with lazy loading, one with the state after the timeline, one not before the end. All of them must know the
 //! state that the rooms really have, and must have been shown every event or been told of the gap.
 
+mod foreign;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,

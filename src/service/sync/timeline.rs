@@ -1,6 +1,6 @@
 //! The timeline of one room in a sync: the newest events since the client's token, and how they are shown.
 
-use std::{ops::Bound, sync::Arc};
+use std::{collections::HashSet, ops::Bound, sync::Arc};
 
 use ruma::events::TimelineEventType;
 
@@ -31,6 +31,8 @@ pub(super) struct Window {
     /// Whether the timeline does not go on where the client's ends: there are older events that it has not seen, or may
     /// not have.
     pub(super) limited: bool,
+    /// Whether the room's history was split: its state has changed by more than what the timeline tells.
+    pub(super) split: bool,
     /// The place before the first event.
     pub(super) before: i64,
     /// Whether what the room is called by, or who is in it, changed.
@@ -50,6 +52,7 @@ impl Sync {
             shown: Vec::new(),
             unshown_state: Vec::new(),
             limited: false,
+            split: false,
             before: upto,
             summary_changed: false,
         };
@@ -57,7 +60,10 @@ impl Sync {
         {
             return Ok(window);
         }
-        let lower = part.known.map_or(Bound::Unbounded, |known| {
+        // What lies beyond a gap does not come right before what lies above it.
+        let gap = part.head.gap.filter(|gap| *gap < upto);
+        let gap = gap.filter(|gap| part.known.is_none_or(|known| known < *gap));
+        let lower = gap.or(part.known).map_or(Bound::Unbounded, |known| {
             Bound::Excluded((part.room, known))
         });
         let bounds = (lower, Bound::Included((part.room, upto)));
@@ -77,6 +83,7 @@ impl Sync {
                     break;
                 }
                 looked_at += 1;
+                window.split |= stored.facts.current.is_some();
                 let Some(seen) = part.look_at(filter, stored, &mut window)? else {
                     continue;
                 };
@@ -95,13 +102,57 @@ impl Sync {
         }
         // Who comes into a room goes through it from its end, whatever the client has kept of an earlier stay: it must
         // not take this timeline for the continuation of that one.
-        window.limited |= part.known.is_none() && part.asking.since.is_some();
-        if window.limited {
+        window.limited |= gap.is_some() || (part.known.is_none() && part.asking.since.is_some());
+        window.shown.reverse();
+        if window.split {
+            self.cut_what_was_undone(part, &mut window, upto)?;
+        }
+        if window.limited || window.split {
             // Whose changes lie in the gap is not worth finding out.
             window.summary_changed = true;
         }
-        window.shown.reverse();
         Ok(window)
+    }
+}
+
+impl Sync {
+    /// Lets the timeline begin after the last state event that another branch of the room has undone.
+    ///
+    /// A client takes the state from the timeline as it comes, and would stay with what does not hold. So it is told of a
+    /// gap instead, in which it finds the event as a thing of the past.
+    fn cut_what_was_undone(
+        &self,
+        part: &RoomPart<'_>,
+        window: &mut Window,
+        upto: i64,
+    ) -> Result<()> {
+        if part.asking.request.state_after.is_some() {
+            return Ok(());
+        }
+        let end = self.store.state(self.snapshot_at(part, upto)?)?;
+        let mut settled = HashSet::new();
+        let mut undone = None;
+        for (index, seen) in window.shown.iter().enumerate().rev() {
+            let header = &seen.stored.event.header;
+            let Some(state_key) = &header.state_key else {
+                continue;
+            };
+            let kind = header.event_type.to_string();
+            let Some(key) = self.store.find_state_key(&kind, state_key)? else {
+                continue;
+            };
+            // What a later event of the timeline has replaced does no harm.
+            if settled.insert(key) && end.get(&key) != Some(&seen.stored.nid) {
+                undone = Some((index, seen.stored.facts.order));
+                break;
+            }
+        }
+        if let Some((index, order)) = undone {
+            window.shown.drain(..=index);
+            window.limited = true;
+            window.before = order.unwrap_or(window.before);
+        }
+        Ok(())
     }
 }
 

@@ -14,12 +14,13 @@ use crate::{
     error::{Error, Result},
     protocol::{
         filter::RoomEventFilter,
+        format::Shape,
         ids::{Position, RoomNid, UserNid},
         token::{PageToken, SyncToken},
     },
     service::{
         Requester,
-        rooms::{Reach, Seen, Sight},
+        rooms::{Reach, Seen, Sight, Stored},
     },
     store::{
         View,
@@ -53,9 +54,12 @@ pub(super) struct RoomPart<'a> {
 
 impl RoomPart<'_> {
     /// Where in the timeline of a room that the user is not in ends what they may see; none if they see nothing of it.
-    fn last_seen(&self, member: &MemberRow) -> Result<Option<i64>> {
+    fn last_seen(&self, sync: &Sync, member: &MemberRow) -> Result<Option<i64>> {
         match self.sight.reach() {
-            Ok(Reach::Now) => Ok(Some(member.event.live_order())),
+            Ok(Reach::Now) => {
+                let stored = sync.rooms.event(self.asking.view, member.event)?;
+                Ok(Some(place_of(&stored, member)))
+            }
             Ok(Reach::Until(by)) => Ok(by.facts.order),
             Err(error) if error.is_internal() => Err(error),
             Err(_) => Ok(None),
@@ -188,11 +192,11 @@ impl Sync {
                 if self.is_unwanted(asking, room, member)? {
                     return Ok(());
                 }
-                let json = self.stripped(asking, member, "invite_state")?;
+                let json = self.stripped(asking, (room, member), "invite_state")?;
                 rooms.invite.push((id.to_string(), json));
             }
             MembershipState::Knock if is_news || asking.request.full_state => {
-                let json = self.stripped(asking, member, "knock_state")?;
+                let json = self.stripped(asking, (room, member), "knock_state")?;
                 rooms.knock.push((id.to_string(), json));
             }
             MembershipState::Leave | MembershipState::Ban if is_news => {
@@ -286,6 +290,9 @@ impl Sync {
         room: RoomNid,
         member: &MemberRow,
     ) -> Result<Option<String>> {
+        if !ROOM_HEADS.contains(asking.view, &(room,))? {
+            return self.left_outside(asking, data, room, member).map(Some);
+        }
         let mut part = self.part(asking, room, member, None)?;
         // Who was not in the room when the client last asked knows nothing of it.
         if let Some(known) = part.known
@@ -293,7 +300,7 @@ impl Sync {
         {
             part.known = None;
         }
-        let (window, state) = match part.last_seen(member)? {
+        let (window, state) = match part.last_seen(self, member)? {
             Some(upto) if part.known.is_none_or(|known| known < upto) => {
                 let window = self.window(&part, upto)?;
                 let state = self.state_events(&part, &window, upto)?;
@@ -311,6 +318,38 @@ impl Sync {
         Ok(Some(out))
     }
 
+    /// A room that this node does not know, of which a user was told from outside: nothing but how that has ended.
+    fn left_outside(
+        &self,
+        asking: &Asking<'_>,
+        data: &ChangedData,
+        room: RoomNid,
+        member: &MemberRow,
+    ) -> Result<String> {
+        let stored = self.rooms.event(asking.view, member.event)?;
+        let before = place_of(&stored, member) - 1;
+        let membership = member.membership.clone();
+        let sight = self.rooms.sight(asking.view, room, asking.requester)?;
+        let mut state = String::new();
+        if asking.request.state_after.is_some() {
+            sight.show_state(&mut state, [&*stored], Shape::Sync);
+        }
+        let mut events = String::from("[");
+        sight.show(&mut events, &Seen { stored, membership }, Shape::Sync)?;
+        events.push(']');
+        let mut out = String::new();
+        let mut object = Object::new(&mut out);
+        object.event_list("account_data", data.room(room));
+        write_state(&mut object, asking, &state);
+        let mut timeline = Object::new(object.member("timeline"));
+        timeline.json("events", &events);
+        timeline.json("limited", "false");
+        timeline.text("prev_batch", &PageToken(before).to_string());
+        timeline.finish();
+        object.finish();
+        Ok(out)
+    }
+
     /// A timeline of nothing but the event by which the user went, and the state that a client takes from it.
     fn farewell(&self, part: &RoomPart<'_>, member: &MemberRow) -> Result<(Window, String)> {
         let stored = self.rooms.event(part.asking.view, member.event)?;
@@ -319,11 +358,13 @@ impl Sync {
         if part.asking.request.state_after.is_some() {
             part.write_state(std::slice::from_ref(&stored), &mut state)?;
         }
+        let before = place_of(&stored, member) - 1;
         let window = Window {
             shown: vec![Seen { stored, membership }],
             unshown_state: Vec::new(),
             limited: false,
-            before: member.event.live_order() - 1,
+            split: false,
+            before,
             summary_changed: false,
         };
         Ok((window, state))
@@ -437,6 +478,12 @@ impl Range {
             Changes::Unknown => true,
         }
     }
+}
+
+/// Where in the timeline a membership came to be: at its event, unless the room's history had been split.
+fn place_of(stored: &Stored, member: &MemberRow) -> i64 {
+    let since = member.since.live_order();
+    stored.facts.order.map_or(since, |order| order.max(since))
 }
 
 fn wants(filter: &RoomEventFilter, event_type: &str) -> bool {

@@ -58,6 +58,15 @@ pub struct Facts {
     pub thread: Option<OwnedEventId>,
     /// The transaction of the local device that sent it.
     pub origin: Option<Origin>,
+    /// It is known only because a local user was told of it from outside of the room. Nobody finds it by its id: should it
+    /// ever become known as a part of the room, it gets another number.
+    pub aside: bool,
+    /// The state right after it, where that does not have the event's own number: the event was known without its place
+    /// in the room before.
+    pub after: Option<SnapshotId>,
+    /// What became the room's current state with the event, where that is more than the event on top of what was current
+    /// before: it has come from another branch of the room's history.
+    pub current: Option<SnapshotId>,
 }
 
 impl EventRow {
@@ -82,6 +91,12 @@ impl EventRow {
             content_len: u32::try_from(event.content_len()).expect("events are below 64 KiB"),
             facts,
         }
+    }
+
+    /// The verdicts on the event.
+    #[must_use]
+    pub fn flags(&self) -> Flags {
+        self.flags
     }
 
     /// The event and what is known about it.
@@ -127,7 +142,35 @@ pub struct HeadRow {
     pub joined: u64,
     /// How many users are invited.
     pub invited: u64,
+    /// From here on in the timeline each event was sent on top of what was current then.
+    pub straight_from: i64,
+    /// The newest place in the timeline at and below which there may be events that this node does not know.
+    pub gap: Option<i64>,
 }
+
+/// A place in a timeline where events are missing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GapRow {
+    /// The place that the next older event gets.
+    pub next: i64,
+    /// The places above this one are free.
+    pub floor: i64,
+    /// The newest of the missing events.
+    pub missing: Vec<OwnedEventId>,
+}
+
+impl Record for GapRow {}
+
+/// A server in a room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerRow {
+    /// How many of its users have joined.
+    pub joined: u64,
+    /// When the first of them came.
+    pub since: Position,
+}
+
+impl Record for ServerRow {}
 
 impl Record for HeadRow {}
 

@@ -1,21 +1,26 @@
 //! Gives the events of a run their numbers and encodes them with everything derived from them.
+//!
+//! The pieces are shared with the events of other servers (`incoming`): each writes the rows of one kind.
+
+use std::sync::Arc;
 
 use ruma::events::{TimelineEventType, room::member::MembershipState};
 
-use super::{Drafted, MemberDelta, Ref};
+use super::{Change, Context, Drafted, Member, Redacted, Ref};
 use crate::{
     protocol::{
-        ids::{EventNid, Position},
+        event::Event,
+        ids::{EventNid, Position, UserNid},
         summary::Counts,
     },
-    service::rooms::{RoomHead, Stored},
+    service::rooms::{RoomHead, Stored, servers},
     store::{
         Base, Batch,
         notify::Kinds,
         schema::{
-            AUTH_EDGES, CURRENT_STATE, EVENT_NIDS, EVENTS, EventList, EventRow, Facts, MemberRow,
-            RELATIONS, ROOM_MEMBERS, RelationRow, TIMELINE, TRANSACTIONS, TransactionRow,
-            USER_ROOMS,
+            AUTH_EDGES, CURRENT_STATE, EVENT_NIDS, EVENTS, EXTRA_TARGETS, EventList, EventRow,
+            Facts, LOCAL_EVENTS, MemberRow, RELATIONS, ROOM_MEMBERS, RelationRow, TIMELINE,
+            TRANSACTIONS, TransactionRow, USER_ROOMS, WAITING,
         },
     },
 };
@@ -49,27 +54,17 @@ pub(super) fn write(
                 .as_ref()
                 .and_then(|state| state.replaces)
                 .map(number),
-            redacted_by: None,
-            thread: item.thread,
+            thread: item.context.thread.clone(),
             origin: item
                 .transaction
                 .as_ref()
                 .map(|transaction| transaction.origin.clone()),
+            ..Facts::default()
         };
-        EVENT_NIDS.put(batch, &(header.id.as_str(),), &(nid,));
-        TIMELINE.put(batch, &(head.nid, nid.live_order()), &(nid,));
-        AUTH_EDGES.put(
-            batch,
-            &(nid,),
-            &EventList(item.auth.iter().copied().map(number).collect()),
-        );
-        if let Some((parent, kind)) = &item.relation {
-            let row = RelationRow {
-                event: nid,
-                sender: item.sender,
-            };
-            RELATIONS.put(batch, &(*parent, kind.as_str(), nid.live_order()), &row);
-        }
+        let auth = item.auth.iter().copied().map(number).collect();
+        put_event(batch, head, nid, (&item.event, item.sender), &facts, auth);
+        let place = (nid, nid.live_order());
+        put_relations(batch, head, place, item.sender, &item.context);
         if let Some(transaction) = &item.transaction {
             let row = TransactionRow {
                 event: nid,
@@ -79,63 +74,154 @@ pub(super) fn write(
             let key = (item.sender, device, head.nid, transaction.key());
             TRANSACTIONS.put(batch, &key, &row);
         }
-        if let Some(redacted) = item.redacted {
-            let mut facts = redacted.target.facts.clone();
-            facts.redacted_by = Some(nid);
-            if let (Some((parent, kind)), Some(order)) = (redacted.relation, facts.order) {
-                RELATIONS.delete(batch, &(parent, kind, order));
-            }
-            let target = redacted.target.nid;
-            let row = EventRow::new(&redacted.emptied, facts.clone(), head.nid, redacted.sender);
-            EVENTS.put(batch, &(target,), &row);
-            changed.push(Stored {
-                nid: target,
-                event: redacted.emptied,
-                facts,
-            });
+        if let Some(redacted) = item.context.redacted {
+            changed.push(put_redacted(batch, head, nid, redacted));
         }
         let mut kinds = Kinds::TIMELINE;
+        let was_shared = is_shared(head);
         if let Some(state) = item.state {
-            head.state.insert(state.key, nid);
+            let change = state.change;
+            head.state.insert(change.key, nid);
             let (chain, after) = (&mut head.row.chain, &head.state);
-            let set = vec![(state.key, nid)];
+            let set = vec![(change.key, nid)];
             let id = nid.snapshot_after();
             chain.write(batch, id, after, (set, Vec::new()), &mut base);
-            let key = (
-                head.nid,
-                header.event_type.to_string(),
-                header.state_key.clone().unwrap_or_default(),
-            );
-            CURRENT_STATE.put(batch, &key, &(nid,));
             if header.event_type == TimelineEventType::RoomCreate {
                 head.row.create = nid;
             }
-            if let Some(member) = state.member {
+            if change.member.is_some() {
                 kinds = kinds.and(Kinds::MEMBERSHIP);
-                write_member(head, batch, position, nid, &member);
+            }
+            put_current(batch, head, position, &change, Some(nid));
+            if let Some(member) = &change.member
+                && is_told_apart(head, member)
+            {
+                EXTRA_TARGETS.put(batch, &(member.server, position), &(head.nid,));
             }
         }
-        let row = EventRow::new(&item.event, facts.clone(), head.nid, item.sender);
-        EVENTS.put(batch, &(nid,), &row);
+        if was_shared || is_shared(head) {
+            LOCAL_EVENTS.put(batch, &(head.nid, position), &());
+        }
         head.row.extremities = vec![(header.id.clone(), nid)];
         head.row.last = position;
         batch.touch_users(position, head.members.clone(), head.nid, kinds);
         nids.push(nid);
         written.push(Stored {
             nid,
-            event: item.event,
+            event: Arc::new(item.event),
             facts,
         });
     }
     (written, changed)
 }
 
-fn write_member(
+/// Whether other servers are in the room.
+fn is_shared(head: &RoomHead) -> bool {
+    // This node has a local user there who sends, or the first of them is about to join.
+    head.servers.len() > 1 || (head.servers.len() == 1 && head.members.is_empty())
+}
+
+/// Whether the server of a member must be told although it is not in the room any more: it still thinks that its user
+/// is there, or invited, or waiting at the door.
+fn is_told_apart(head: &RoomHead, member: &Member) -> bool {
+    let before = member.before.as_ref().map(|row| &row.membership);
+    !member.is_local
+        && !head.servers.contains_key(&member.server)
+        && matches!(member.after, MembershipState::Leave | MembershipState::Ban)
+        && matches!(
+            before,
+            Some(MembershipState::Join | MembershipState::Invite | MembershipState::Knock)
+        )
+}
+
+/// Writes the rows by which an event is found.
+pub(in crate::service::rooms) fn put_event(
+    batch: &mut Batch<'_>,
+    head: &RoomHead,
+    nid: EventNid,
+    (event, sender): (&Event, UserNid),
+    facts: &Facts,
+    auth: Vec<EventNid>,
+) {
+    EVENT_NIDS.put(batch, &(event.header.id.as_str(),), &(nid,));
+    if let Some(order) = facts.order {
+        TIMELINE.put(batch, &(head.nid, order), &(nid,));
+    }
+    AUTH_EDGES.put(batch, &(nid,), &EventList(auth));
+    let row = EventRow::new(event, facts.clone(), head.nid, sender);
+    EVENTS.put(batch, &(nid,), &row);
+}
+
+/// Writes what an event that clients see has to do with others.
+pub(in crate::service::rooms) fn put_relations(
+    batch: &mut Batch<'_>,
+    head: &RoomHead,
+    (nid, order): (EventNid, i64),
+    sender: UserNid,
+    context: &Context,
+) {
+    if let Some((parent, kind)) = &context.relation {
+        let row = RelationRow { event: nid, sender };
+        RELATIONS.put(batch, &(*parent, kind.as_str(), order), &row);
+    }
+    for awaited in &context.awaited {
+        WAITING.put(batch, &(head.nid, awaited.as_str(), nid), &());
+    }
+}
+
+/// Empties the event that the event `by` redacts.
+pub(in crate::service::rooms) fn put_redacted(
+    batch: &mut Batch<'_>,
+    head: &RoomHead,
+    by: EventNid,
+    redacted: Redacted,
+) -> Stored {
+    let mut facts = redacted.target.facts.clone();
+    facts.redacted_by = Some(by);
+    if let (Some((parent, kind)), Some(order)) = (redacted.relation, facts.order) {
+        RELATIONS.delete(batch, &(parent, kind, order));
+    }
+    let nid = redacted.target.nid;
+    let row = EventRow::new(&redacted.emptied, facts.clone(), head.nid, redacted.sender);
+    EVENTS.put(batch, &(nid,), &row);
+    Stored {
+        nid,
+        event: Arc::new(redacted.emptied),
+        facts,
+    }
+}
+
+/// Writes one entry of the current state, or takes it away, with all that is counted by it.
+///
+/// The snapshot that holds it is written by others.
+pub(in crate::service::rooms) fn put_current(
+    batch: &mut Batch<'_>,
+    head: &mut RoomHead,
+    position: Position,
+    change: &Change,
+    event: Option<EventNid>,
+) {
+    let key = (
+        head.nid,
+        change.event_type.as_str(),
+        change.state_key.as_str(),
+    );
+    match event {
+        Some(nid) => CURRENT_STATE.put(batch, &key, &(nid,)),
+        None => CURRENT_STATE.delete(batch, &key),
+    }
+    if let Some(member) = &change.member {
+        put_member(head, batch, position, event, member);
+    }
+}
+
+/// Writes a membership and what is counted by it.
+pub(in crate::service::rooms) fn put_member(
     head: &mut RoomHead,
     batch: &mut Batch<'_>,
     position: Position,
-    nid: EventNid,
-    member: &MemberDelta,
+    event: Option<EventNid>,
+    member: &Member,
 ) {
     let before = member
         .before
@@ -145,9 +231,12 @@ fn write_member(
         .before
         .as_ref()
         .filter(|row| row.membership == member.after);
+    let Some(event) = event.or_else(|| Some(member.before.as_ref()?.event)) else {
+        return;
+    };
     let row = MemberRow {
         membership: member.after.clone(),
-        event: nid,
+        event,
         since: same.map_or(position, |row| row.since),
         // Whoever comes back remembers the room again.
         forgotten: same.is_some_and(|row| row.forgotten),
@@ -160,6 +249,7 @@ fn write_member(
     }
     .after(&before, &member.after);
     (head.row.joined, head.row.invited) = (counts.joined, counts.invited);
+    servers::count(&mut head.servers, batch, position, head.nid, member);
     if member.is_local {
         batch.touch_user(
             position,

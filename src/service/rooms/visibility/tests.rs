@@ -148,7 +148,7 @@ async fn what_is_hidden_from_everybody() {
         event.header.flags.soft_failed = soft_failed;
         let bad = Stored {
             nid: stored.nid,
-            event,
+            event: Arc::new(event),
             facts: stored.facts.clone(),
         };
         let sight = node.services.rooms.sight(&view, room.nid, &alice).unwrap();

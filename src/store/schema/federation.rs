@@ -1,0 +1,31 @@
+//! Rows about other servers.
+
+use serde::{Deserialize, Serialize};
+
+use crate::store::codec::Record;
+
+/// A key by which a server signs or has signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerKeyRow {
+    /// The public ed25519 key.
+    pub key: [u8; 32],
+    /// Until when it may be used as far as we know, in milliseconds since the epoch; at most 7 days after we asked.
+    pub valid_until: u64,
+    /// Since when the server does not sign with it any more, in milliseconds since the epoch.
+    pub expired: Option<u64>,
+}
+
+impl Record for ServerKeyRow {}
+
+/// The newest document in which a server published its keys, for those who ask us as a notary.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyDocumentRow {
+    /// Until when its keys may be used, as the server says, in milliseconds since the epoch.
+    pub valid_until: u64,
+    /// When we got it, in milliseconds since the epoch.
+    pub fetched: u64,
+    /// The document with the server's own signatures, as canonical JSON.
+    pub json: String,
+}
+
+impl Record for KeyDocumentRow {}

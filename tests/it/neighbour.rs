@@ -1,0 +1,139 @@
+//! Another server as far as the node can see it: a name, a key, and whatever it answers.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use bytes::Bytes;
+use http::{Method, Response, StatusCode};
+use kontor::{
+    protocol::{
+        integrity::{ServerKey, canonical},
+        server_keys::{OldKey, publish},
+        xmatrix::XMatrix,
+    },
+    remote::Lan,
+};
+use parking_lot::Mutex;
+use ruma::{OwnedServerName, ServerName, owned_server_name};
+use serde_json::Value;
+
+use crate::server::{Answer, START, TestServer};
+
+/// The name of every node in these tests.
+pub(crate) fn us() -> OwnedServerName {
+    owned_server_name!("localhost")
+}
+
+/// How long the keys of a neighbour are good, in milliseconds.
+pub(crate) const VALIDITY: u64 = 3_600_000;
+
+pub(crate) struct Neighbour {
+    pub(crate) name: OwnedServerName,
+    pub(crate) key: ServerKey,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// Answers by path; the longest that fits counts.
+    answers: Mutex<Vec<(String, StatusCode, String)>>,
+    /// How often it was asked.
+    asked: AtomicUsize,
+}
+
+impl Neighbour {
+    /// A server that publishes its key.
+    pub(crate) fn new(lan: &Lan, name: &str, seed: u8) -> Self {
+        let name = ServerName::parse(name).expect("it is a name");
+        let key = ServerKey::from_seed(&[seed; 32], &format!("k{seed}")).expect("a key");
+        let shared = Arc::<Shared>::default();
+        let neighbour = Self {
+            name: name.clone(),
+            key,
+            shared: shared.clone(),
+        };
+        neighbour.publish(&[], START + VALIDITY);
+        lan.attach(
+            &name,
+            Arc::new(move |request| {
+                shared.asked.fetch_add(1, Ordering::Relaxed);
+                let path = request.uri().to_string();
+                let answers = shared.answers.lock();
+                let fitting = answers.iter().filter(|(start, ..)| path.starts_with(start));
+                let best = fitting.max_by_key(|(start, ..)| start.len()).cloned();
+                let (status, body) = best.map_or_else(
+                    || {
+                        (
+                            StatusCode::NOT_FOUND,
+                            "{\"errcode\":\"M_UNRECOGNIZED\"}".to_owned(),
+                        )
+                    },
+                    |(_, status, body)| (status, body),
+                );
+                Box::pin(async move {
+                    // One that never answers.
+                    if status == StatusCode::IM_A_TEAPOT {
+                        std::future::pending::<()>().await;
+                    }
+                    let mut response = Response::new(Bytes::from(body));
+                    *response.status_mut() = status;
+                    response
+                })
+            }),
+        );
+        neighbour
+    }
+
+    /// What it answers from now on to requests whose path begins so.
+    pub(crate) fn answers(&self, path: &str, status: StatusCode, body: impl ToString) {
+        let mut answers = self.shared.answers.lock();
+        answers.retain(|(known, ..)| known != path);
+        answers.push((path.to_owned(), status, body.to_string()));
+    }
+
+    /// Publishes its key, and older ones.
+    pub(crate) fn publish(&self, old: &[OldKey], valid_until: u64) {
+        let document = publish(&self.name, &self.key, old, valid_until);
+        self.answers(
+            "/_matrix/key/v2/server",
+            StatusCode::OK,
+            canonical(&document),
+        );
+    }
+
+    /// How often anything was asked of it so far.
+    pub(crate) fn asked(&self) -> usize {
+        self.shared.asked.load(Ordering::Relaxed)
+    }
+
+    /// The header of a request of it to us.
+    pub(crate) fn sign(&self, method: &Method, path: &str, body: &str) -> XMatrix {
+        let content = Some(body).filter(|body| !body.is_empty());
+        XMatrix::sign(method.as_str(), path, &self.name, &us(), content, &self.key)
+    }
+
+    /// Asks the node something, signed as it should be.
+    pub(crate) async fn get(&self, server: &TestServer, path: &str) -> Answer {
+        let header = self.sign(&Method::GET, path, "");
+        self.send(server, Method::GET, path, &header, "").await
+    }
+
+    /// Asks with a header of any kind.
+    pub(crate) async fn send(
+        &self,
+        server: &TestServer,
+        method: Method,
+        path: &str,
+        header: &XMatrix,
+        body: &str,
+    ) -> Answer {
+        let header = header.to_string();
+        let headers = [("authorization", header.as_str())];
+        let client = server.anonymous();
+        let (status, _, body) = client.raw(method, path, &headers, body.to_owned()).await;
+        let body: Value = serde_json::from_str(&body).expect("the answer is JSON");
+        (status, body)
+    }
+}
