@@ -139,6 +139,12 @@ impl Received {
         &self.event
     }
 
+    /// The event as it came, but for `unsigned`.
+    #[must_use]
+    pub fn object(&self) -> &CanonicalJsonObject {
+        &self.object
+    }
+
     /// The second check. `keys` holds the keys that were valid at the event's time, by server and key id.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 pub mod accounts;
 pub mod ephemeral;
+pub mod federation;
 pub mod keyring;
 pub mod lifecycle;
 pub mod limits;
@@ -19,6 +20,7 @@ pub use self::requester::Requester;
 use self::{
     accounts::{Accounts, Cost},
     ephemeral::{Presence, Receipts, Typing},
+    federation::Federation,
     keyring::{Keyring, OwnKeys},
     lifecycle::Lifecycle,
     limits::Limits,
@@ -54,6 +56,8 @@ pub struct Services {
     pub profiles: Profiles,
     /// Rooms and their events.
     pub rooms: Arc<Rooms>,
+    /// What other servers and this node do together.
+    pub federation: Federation,
     /// What begins, changes and ends a user's part in rooms.
     pub lifecycle: Lifecycle,
     /// Who is typing.
@@ -113,13 +117,23 @@ impl Services {
             &config,
         )?);
         let profiles = Profiles::new(name, accounts.clone(), remote.clone());
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let federation = Federation::new(federation::Parts {
+            store: store.clone(),
+            clock: clock.clone(),
+            entropy: entropy.clone(),
+            keyring: keyring.clone(),
+            remote: remote.clone(),
+            rooms: rooms.clone(),
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+        });
         let lifecycle = Lifecycle::new(
             store.clone(),
             rooms.clone(),
             accounts.clone(),
             limits.clone(),
         );
-        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let typing = Arc::new(Typing::new(
             store.clone(),
             clock.clone(),
@@ -152,6 +166,7 @@ impl Services {
             accounts,
             profiles,
             rooms,
+            federation,
             lifecycle,
             typing,
             receipts,

@@ -1,0 +1,46 @@
+//! What other servers and this node do together: the layer between the rooms, which know no network, and the network,
+//! which knows no rooms.
+
+mod verify;
+
+use std::sync::Arc;
+
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{keyring::Keyring, rooms::Rooms};
+use crate::{
+    clock::{Clock, Entropy},
+    remote::Remote,
+    store::Store,
+};
+
+/// What other servers and this node do together.
+#[derive(Clone)]
+pub struct Federation(Arc<Parts>);
+
+/// What it is made of.
+pub struct Parts {
+    /// The store.
+    pub store: Store,
+    /// The time.
+    pub clock: Clock,
+    /// Randomness.
+    pub entropy: Entropy,
+    /// Our own keys and those of other servers.
+    pub keyring: Arc<Keyring>,
+    /// The other servers.
+    pub remote: Remote,
+    /// Rooms and their events.
+    pub rooms: Arc<Rooms>,
+    /// What runs beside the requests.
+    pub tasks: TaskTracker,
+    /// Cancelled when the node stops.
+    pub stop: CancellationToken,
+}
+
+impl Federation {
+    /// Over these. Nothing runs yet.
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+}
