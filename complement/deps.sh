@@ -66,7 +66,7 @@ make_base() {
     [ "$(id -u)" = 0 ] || cannot "no registry of images answers, and making a base image needs root"
     echo "No registry of images answers: making the base with debootstrap"
     root=$(mktemp -d)
-    debootstrap --variant=minbase --include=ca-certificates,openssl bookworm "$root" >"$state/debootstrap.log" 2>&1 \
+    debootstrap --variant=minbase --include=openssl bookworm "$root" >"$state/debootstrap.log" 2>&1 \
         || cannot "debootstrap failed; see $state/debootstrap.log"
     tar --directory "$root" --create . | docker import - "$base" >/dev/null
     rm -rf "$root"

@@ -1,16 +1,13 @@
 #!/bin/bash
-# Starts the node in the suite's container, as often as the container is started: a certificate from the suite's
-# authority, that authority trusted, and the name that the suite gives.
+# Starts the node in the suite's container, as often as the container is started, with the name that the suite gives and
+# a certificate of the suite's authority.
 set -euo pipefail
 : "${SERVER_NAME:?the suite gives each server its name in SERVER_NAME}"
 authority=/complement/ca
 own=/data/complement
 mkdir -p "$own"
 
-if [ ! -f "$own/key.pem" ]; then
-    openssl ecparam -name prime256v1 -genkey -noout -out "$own/key.pem"
-    cat "$authority/ca.crt" >>/etc/ssl/certs/ca-certificates.crt
-fi
+[ -f "$own/key.pem" ] || openssl ecparam -name prime256v1 -genkey -noout -out "$own/key.pem"
 # The container may have been made from another one's image: the name may be new, so the certificate is made anew.
 openssl req -new -key "$own/key.pem" -subj "/CN=$SERVER_NAME" -out "$own/request.pem"
 openssl x509 -req -in "$own/request.pem" -days 30 -sha256 -out "$own/certificate.pem" \
