@@ -14,6 +14,7 @@ mod filters;
 mod frame;
 mod joining;
 mod keys;
+mod knocking_and_inviting;
 mod lazy_loading;
 mod login;
 mod membership;

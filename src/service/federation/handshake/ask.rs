@@ -72,13 +72,16 @@ pub(super) fn nonsense(server: &ServerName, problem: impl ToString) -> Error {
 fn weight(error: &Error) -> u8 {
     match error {
         Error::Remote(error) => match error.refusal() {
-            Some((_, "M_FORBIDDEN")) => 5,
-            Some((_, "M_UNABLE_TO_AUTHORISE_JOIN" | "M_UNABLE_TO_GRANT_JOIN")) => 4,
+            Some((_, "M_FORBIDDEN")) => 6,
+            Some((_, "M_UNABLE_TO_AUTHORISE_JOIN" | "M_UNABLE_TO_GRANT_JOIN")) => 5,
             Some((status, _)) if status.is_client_error() => 3,
-            _ if error.kind == Kind::NotAllowed => 1,
-            _ => 2,
+            _ => match error.kind {
+                Kind::BadAnswer(_) => 4,
+                Kind::NotAllowed => 1,
+                _ => 2,
+            },
         },
-        _ => 6,
+        _ => 7,
     }
 }
 
