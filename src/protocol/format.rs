@@ -1,6 +1,6 @@
 //! Splices an event's halves into the shapes that clients and servers expect, by copying, not by parsing.
 
-use ruma::OwnedEventId;
+use ruma::{OwnedEventId, events::TimelineEventType};
 
 use super::event::Event;
 
@@ -65,7 +65,8 @@ pub fn push_client(out: &mut String, event: &Event, shape: Shape, unsigned: &Uns
     out.push('}');
 }
 
-/// An event as invited or knocking users see it: no id, no time, only what it says.
+/// An event as invited or knocking users see it: no id, no time, only what it says. The create event has both, because
+/// by them it can be told that a room is the one that it says. See "Stripped state".
 #[must_use]
 pub fn stripped(event: &Event) -> String {
     let header = &event.header;
@@ -78,6 +79,12 @@ pub fn stripped(event: &Event) -> String {
     push_string(&mut out, header.state_key.as_deref().unwrap_or_default());
     out.push_str(",\"type\":");
     push_string(&mut out, &header.event_type.to_string());
+    if header.event_type == TimelineEventType::RoomCreate {
+        out.push_str(",\"event_id\":");
+        push_string(&mut out, header.id.as_str());
+        out.push_str(",\"origin_server_ts\":");
+        out.push_str(&header.origin_server_ts.get().to_string());
+    }
     out.push('}');
     out
 }

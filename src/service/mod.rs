@@ -20,7 +20,7 @@ pub use self::requester::Requester;
 use self::{
     accounts::{Accounts, Cost},
     ephemeral::{Presence, Receipts, Typing},
-    federation::Federation,
+    federation::{Federation, Handshakes},
     keyring::{Keyring, OwnKeys},
     lifecycle::Lifecycle,
     limits::Limits,
@@ -125,6 +125,8 @@ impl Services {
             keyring: keyring.clone(),
             remote: remote.clone(),
             rooms: rooms.clone(),
+            accounts: accounts.clone(),
+            handshakes: Handshakes::new(limits.clone()),
             tasks: tasks.clone(),
             stop: stop.clone(),
         });
@@ -132,6 +134,7 @@ impl Services {
             store.clone(),
             rooms.clone(),
             accounts.clone(),
+            federation.clone(),
             limits.clone(),
         );
         let typing = Arc::new(Typing::new(

@@ -36,7 +36,18 @@ everybody GET    -                                /_matrix/key/v2/server/{key_id
 everybody GET    -                                /_matrix/key/v2/query/{server_name}
 everybody GET    -                                /_matrix/key/v2/query/{server_name}/{key_id}
 everybody POST   -                                /_matrix/key/v2/query
+servers   GET    -                                /_matrix/federation/v1/make_join/{room_id}/{user_id}
+servers   GET    -                                /_matrix/federation/v1/make_knock/{room_id}/{user_id}
+servers   GET    -                                /_matrix/federation/v1/make_leave/{room_id}/{user_id}
+servers   GET    -                                /_matrix/federation/v1/query/directory
 servers   GET    -                                /_matrix/federation/v1/query/profile
+servers   PUT    -                                /_matrix/federation/v1/invite/{room_id}/{event_id}
+servers   PUT    -                                /_matrix/federation/v1/send_join/{room_id}/{event_id}
+servers   PUT    -                                /_matrix/federation/v1/send_knock/{room_id}/{event_id}
+servers   PUT    -                                /_matrix/federation/v1/send_leave/{room_id}/{event_id}
+servers   PUT    -                                /_matrix/federation/v2/invite/{room_id}/{event_id}
+servers   PUT    -                                /_matrix/federation/v2/send_join/{room_id}/{event_id}
+servers   PUT    -                                /_matrix/federation/v2/send_leave/{room_id}/{event_id}
 
 guests    GET    r0,v3                            account/whoami
 users     POST   r0,v3                            account/deactivate

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ruma::{
-    CanonicalJsonObject, RoomId,
+    CanonicalJsonObject, OwnedServerName, RoomId, ServerName,
     api::client::{
         knock::knock_room,
         membership::{
@@ -13,6 +13,7 @@ use ruma::{
         },
         room::create_room,
     },
+    exports::serde_html_form,
 };
 
 use crate::{
@@ -23,6 +24,9 @@ use crate::{
         lifecycle::{no_identity_server, object},
     },
 };
+
+/// The most servers that a client can name.
+const MOST_SERVERS: usize = 20;
 
 pub(super) fn routes(routes: Routes) -> Routes {
     routes
@@ -50,6 +54,23 @@ fn custom(body: &[u8]) -> Result<CanonicalJsonObject> {
     object(text)
 }
 
+/// The servers that a client thinks know the room: `via`, or `server_name` as older clients write it.
+fn servers(query: &str) -> Result<Vec<OwnedServerName>> {
+    let pairs: Vec<(String, String)> = serde_html_form::from_str(query)
+        .map_err(|e| Error::invalid_param(format!("The query: {e}")))?;
+    let named = |wanted: &str| -> Vec<OwnedServerName> {
+        let values = pairs.iter().filter(|(name, _)| name == wanted);
+        let values = values.filter_map(|(_, value)| ServerName::parse(value).ok());
+        values.take(MOST_SERVERS).collect()
+    };
+    let via = named("via");
+    Ok(if via.is_empty() {
+        named("server_name")
+    } else {
+        via
+    })
+}
+
 async fn create(
     services: Arc<Services>,
     Ruma {
@@ -70,7 +91,8 @@ async fn join(
     }: Ruma<join_room_by_id::v3::Request>,
 ) -> Result<join_room_by_id::v3::Response> {
     let (room, content) = (request.room_id, custom(&body)?);
-    services.lifecycle.join(&requester, &room, content).await?;
+    let joined = services.lifecycle.join(&requester, &room, &[], content);
+    joined.await?;
     Ok(join_room_by_id::v3::Response::new(room))
 }
 
@@ -80,26 +102,32 @@ async fn join_by_alias(
         request,
         requester,
         body,
+        query,
         ..
     }: Ruma<join_room_by_id_or_alias::v3::Request>,
 ) -> Result<join_room_by_id_or_alias::v3::Response> {
-    let room = services.lifecycle.room_meant(&request.room_id_or_alias)?;
+    let via = servers(&query)?;
+    let (lifecycle, meant) = (&services.lifecycle, &request.room_id_or_alias);
+    let (room, via) = lifecycle.room_meant(meant, via).await?;
     let content = custom(&body)?;
-    services.lifecycle.join(&requester, &room, content).await?;
+    lifecycle.join(&requester, &room, &via, content).await?;
     Ok(join_room_by_id_or_alias::v3::Response::new(room))
 }
 
 async fn knock(
     services: Arc<Services>,
     Ruma {
-        request, requester, ..
+        request,
+        requester,
+        query,
+        ..
     }: Ruma<knock_room::v3::Request>,
 ) -> Result<knock_room::v3::Response> {
-    let room = services.lifecycle.room_meant(&request.room_id_or_alias)?;
-    services
-        .lifecycle
-        .knock(&requester, &room, with(request.reason))
-        .await?;
+    let via = servers(&query)?;
+    let (lifecycle, meant) = (&services.lifecycle, &request.room_id_or_alias);
+    let (room, via) = lifecycle.room_meant(meant, via).await?;
+    let content = with(request.reason);
+    lifecycle.knock(&requester, &room, &via, content).await?;
     Ok(knock_room::v3::Response::new(room))
 }
 

@@ -1,5 +1,6 @@
 //! The server-server API, one file per section of the specification.
 
+mod handshake;
 mod keys;
 mod query;
 mod version;
@@ -9,5 +10,6 @@ use super::routes::Routes;
 pub(super) fn routes(routes: Routes) -> Routes {
     let routes = version::routes(routes);
     let routes = keys::routes(routes);
+    let routes = handshake::routes(routes);
     query::routes(routes)
 }

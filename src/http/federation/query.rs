@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use ruma::{
-    api::federation::query::get_profile_information::v1::Request, profile::ProfileFieldName,
+    api::federation::query::{get_profile_information::v1::Request, get_room_information},
+    profile::ProfileFieldName,
 };
 
 use crate::{
@@ -13,7 +14,7 @@ use crate::{
 };
 
 pub(super) fn routes(routes: Routes) -> Routes {
-    routes.on(profile)
+    routes.on(profile).on(directory)
 }
 
 async fn profile(
@@ -25,4 +26,12 @@ async fn profile(
     tracing::debug!(origin = %requester.server, "a profile is asked for");
     let field = request.field.as_ref().map(ProfileFieldName::as_str);
     Json::of(&services.profiles.told(&request.user_id, field)?)
+}
+
+async fn directory(
+    services: Arc<Services>,
+    Ruma { request, .. }: Ruma<get_room_information::v1::Request>,
+) -> Result<get_room_information::v1::Response> {
+    let (room, servers) = services.lifecycle.alias_told(&request.room_alias)?;
+    Ok(get_room_information::v1::Response::new(room, servers))
 }

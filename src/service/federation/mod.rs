@@ -1,13 +1,15 @@
 //! What other servers and this node do together: the layer between the rooms, which know no network, and the network,
 //! which knows no rooms.
 
+mod handshake;
 mod verify;
 
 use std::sync::Arc;
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{keyring::Keyring, rooms::Rooms};
+pub use self::handshake::{Handshakes, Wish};
+use super::{accounts::Accounts, keyring::Keyring, rooms::Rooms};
 use crate::{
     clock::{Clock, Entropy},
     remote::Remote,
@@ -32,6 +34,10 @@ pub struct Parts {
     pub remote: Remote,
     /// Rooms and their events.
     pub rooms: Arc<Rooms>,
+    /// Local accounts.
+    pub accounts: Arc<Accounts>,
+    /// Who enters and leaves rooms now.
+    pub handshakes: Handshakes,
     /// What runs beside the requests.
     pub tasks: TaskTracker,
     /// Cancelled when the node stops.

@@ -4,7 +4,7 @@
 
 use http::StatusCode;
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomAliasId, OwnedRoomId, OwnedUserId,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomId,
     RoomAliasId, UserId,
     api::client::room::create_room::v3::{Request, RoomPreset},
     events::StateEventType,
@@ -73,7 +73,6 @@ impl Lifecycle {
         self.limits
             .check(Kind::Message, requester.user_id.as_str())?;
         for user in &invited {
-            self.check_reachable(user)?;
             self.limits
                 .check(Kind::Invite, requester.user_id.as_str())?;
             self.limits.check(Kind::Invited, user.as_str())?;
@@ -131,7 +130,35 @@ impl Lifecycle {
         drop(taken);
         drop(room);
         self.settle().await?;
+        self.invite_afar(creator, &id, &request).await?;
         Ok(id)
+    }
+
+    /// Invites those whose servers must agree first. Who can not be reached is not invited; the room is there.
+    async fn invite_afar(&self, creator: &UserId, room: &RoomId, request: &Request) -> Result<()> {
+        let mut unreached = Vec::new();
+        for user in &request.invite {
+            let server = user.server_name();
+            if server == self.rooms.server_name() || unreached.contains(&server) {
+                continue;
+            }
+            let mut content = CanonicalJsonObject::new();
+            if request.is_direct {
+                content.insert("is_direct".to_owned(), true.into());
+            }
+            let invited = self.federation.invite(room, (creator, user), content);
+            match Box::pin(invited).await {
+                Ok(_) => {}
+                Err(error) if error.is_internal() => return Err(error),
+                Err(error) => {
+                    if matches!(&error, Error::Remote(error) if error.refusal().is_none()) {
+                        unreached.push(server);
+                    }
+                    tracing::info!(%room, %user, %error, "a user could not be invited to a new room");
+                }
+            }
+        }
+        Ok(())
     }
 
     fn new_alias(&self, localpart: Option<&str>) -> Result<Option<OwnedRoomAliasId>> {
@@ -172,7 +199,7 @@ impl Lifecycle {
             first.push((event_type, String::new(), content));
         }
         for user in &plan.request.invite {
-            if user == creator {
+            if user == creator || user.server_name() != self.rooms.server_name() {
                 continue;
             }
             let mut invite = self.profile(user)?;

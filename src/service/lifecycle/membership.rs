@@ -2,8 +2,7 @@
 
 use http::StatusCode;
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, RoomAliasId, RoomId,
-    RoomOrAliasId, UserId,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedServerName, RoomId, UserId,
     events::{
         StateEventType,
         room::{guest_access::GuestAccess, member::MembershipState},
@@ -18,7 +17,7 @@ use crate::{
     service::{
         Requester,
         limits::Kind,
-        rooms::{NewEvent, RoomGuard, RoomHead},
+        rooms::{Door, NewEvent, RoomGuard, RoomHead},
     },
     store::{
         notify::Kinds,
@@ -29,51 +28,86 @@ use crate::{
 /// The member of a content that says who has let somebody in.
 pub(super) const AUTHORISED_BY: &str = "join_authorised_via_users_server";
 
+/// How an attempt to join a room that this node is in went.
+enum Entry {
+    /// The user is in it by this event.
+    Done(OwnedEventId),
+    /// Somebody on another server must let them in.
+    Elsewhere,
+}
+
+fn nobody_here() -> Error {
+    Error::forbidden("Nobody on this server may let you into the room")
+}
+
 #[derive(Deserialize)]
 struct GuestAccessContent {
     guest_access: GuestAccess,
 }
 
 impl Lifecycle {
-    /// The room that an id or an alias means.
+    /// Joins a room, unless the user is in it. What `custom` does not say is taken from the user's profile. A room that
+    /// this node is not in is entered by way of the servers `via`, and of those that are known to have been in it.
     ///
     /// # Errors
-    /// 404 when this node does not know the alias.
-    pub fn room_meant(&self, id_or_alias: &RoomOrAliasId) -> Result<OwnedRoomId> {
-        if let Ok(id) = <&RoomId>::try_from(id_or_alias) {
-            return Ok(id.to_owned());
-        }
-        let alias = <&RoomAliasId>::try_from(id_or_alias)
-            .map_err(|e| Error::invalid_param(format!("{id_or_alias}: {e}")))?;
-        self.resolve_alias(alias)?
-            .ok_or_else(|| Error::not_found("The room alias"))
-    }
-
-    /// Joins a room, unless the user is in it. What `custom` does not say is taken from the user's profile.
-    ///
-    /// # Errors
-    /// 403 when the room's rules say no, 404 when this node does not know the room.
+    /// 403 when the room's rules say no, 404 when nobody knows the room; why the other servers do not help.
     pub async fn join(
         &self,
         requester: &Requester,
         room: &RoomId,
+        via: &[OwnedServerName],
         mut custom: CanonicalJsonObject,
     ) -> Result<OwnedEventId> {
         custom.remove("third_party_signed");
-        self.enter(requester, room, custom, false).await
+        self.limits.check(Kind::Join, requester.user_id.as_str())?;
+        // Who lets somebody in is for the servers to say.
+        custom.remove(AUTHORISED_BY);
+        let mut always = false;
+        if self.takes_part(room).await? {
+            match self.enter(requester, room, custom.clone(), false).await? {
+                Entry::Done(id) => return Ok(id),
+                Entry::Elsewhere => always = true,
+            }
+        }
+        let found = self.join_elsewhere(requester, room, via, custom.clone(), always);
+        if let Some(id) = found.await? {
+            return Ok(id);
+        }
+        match self.enter(requester, room, custom, false).await? {
+            Entry::Done(id) => Ok(id),
+            Entry::Elsewhere => Err(nobody_here()),
+        }
     }
 
-    /// Joins a room, or with `again` writes the membership of somebody who is in it anew.
-    async fn enter(
+    /// Joins a room, or writes the membership of somebody who is in it anew.
+    async fn join_again(
         &self,
         requester: &Requester,
         room: &RoomId,
         mut custom: CanonicalJsonObject,
-        again: bool,
     ) -> Result<OwnedEventId> {
+        if !self.takes_part(room).await? {
+            return self.join(requester, room, &[], custom).await;
+        }
         self.limits.check(Kind::Join, requester.user_id.as_str())?;
-        // Who lets somebody in is for the node to say.
         custom.remove(AUTHORISED_BY);
+        match self.enter(requester, room, custom.clone(), true).await? {
+            Entry::Done(id) => Ok(id),
+            Entry::Elsewhere => {
+                let found = self.join_elsewhere(requester, room, &[], custom, true);
+                found.await?.ok_or_else(nobody_here)
+            }
+        }
+    }
+
+    /// Joins a room that this node is in, or with `again` writes the membership of somebody who is in it anew.
+    async fn enter(
+        &self,
+        requester: &Requester,
+        room: &RoomId,
+        custom: CanonicalJsonObject,
+        again: bool,
+    ) -> Result<Entry> {
         let mut guard = self.rooms.lock(room).await?;
         let head = guard.head();
         let present = ROOM_MEMBERS.get(&self.store.latest(), &(head.nid, requester.nid))?;
@@ -87,34 +121,50 @@ impl Lifecycle {
             let event = self.rooms.event(&self.store.latest(), row.event)?;
             drop(guard);
             self.settle().await?;
-            return Ok(event.event.header.id.clone());
+            return Ok(Entry::Done(event.event.header.id.clone()));
         }
         if requester.guest {
             self.check_guest(head)?;
         }
         let mut content = self.profile(&requester.user_id)?;
         content.extend(custom);
-        if before != MembershipState::Join
-            && let Some(by) = self.authorised_by(head, requester, &before)?
-        {
-            content.insert(AUTHORISED_BY.to_owned(), by.to_string().into());
+        match self.rooms.door(head, &requester.user_id, &before)? {
+            Door::Ordinary => {}
+            Door::By(by) => {
+                content.insert(AUTHORISED_BY.to_owned(), by.to_string().into());
+            }
+            Door::Closed => {
+                return Err(Error::forbidden(
+                    "You are in none of the rooms whose members may join this one",
+                ));
+            }
+            // Another server in the room may know better, or have somebody who may.
+            Door::Unknown | Door::NobodyHere if head.servers.len() > 1 => {
+                return Ok(Entry::Elsewhere);
+            }
+            Door::Unknown | Door::NobodyHere => return Err(nobody_here()),
         }
         let target = &*requester.user_id;
         self.change(guard, requester, target, MembershipState::Join, content)
             .await
+            .map(Entry::Done)
     }
 
     /// Asks to be let into a room.
     ///
     /// # Errors
-    /// 403 when the room takes no such requests, 404 when this node does not know the room.
+    /// 403 when the room takes no such requests, 404 when nobody knows the room; why the other servers do not help.
     pub async fn knock(
         &self,
         requester: &Requester,
         room: &RoomId,
+        via: &[OwnedServerName],
         custom: CanonicalJsonObject,
     ) -> Result<OwnedEventId> {
         self.limits.check(Kind::Join, requester.user_id.as_str())?;
+        if !self.takes_part(room).await? {
+            return self.knock_elsewhere(requester, room, via, custom).await;
+        }
         let guard = self.rooms.lock(room).await?;
         let mut content = self.profile(&requester.user_id)?;
         content.extend(custom);
@@ -144,6 +194,10 @@ impl Lifecycle {
             self.settle().await?;
             return Ok(event.event.header.id.clone());
         }
+        if !self.rooms.takes_part(guard.head()) {
+            drop(guard);
+            return self.leave_elsewhere(requester, room, custom).await;
+        }
         let target = &*requester.user_id;
         self.change(guard, requester, target, MembershipState::Leave, custom)
             .await
@@ -160,11 +214,15 @@ impl Lifecycle {
         target: &UserId,
         custom: CanonicalJsonObject,
     ) -> Result<OwnedEventId> {
-        self.check_reachable(target)?;
         self.limits
             .check(Kind::Invite, requester.user_id.as_str())?;
         self.limits.check(Kind::Invited, target.as_str())?;
         let guard = self.rooms.lock_for(requester, room).await?;
+        if target.server_name() != self.rooms.server_name() {
+            drop(guard);
+            let pair = (&*requester.user_id, target);
+            return Box::pin(self.federation.invite(room, pair, custom)).await;
+        }
         let mut content = self.profile(target)?;
         content.extend(custom);
         self.change(guard, requester, target, MembershipState::Invite, content)
@@ -280,8 +338,8 @@ impl Lifecycle {
             .ok_or_else(|| Error::bad_json("`membership` must be a text"))?;
         let is_own = target == requester.user_id;
         match membership {
-            MembershipState::Join if is_own => self.enter(requester, room, custom, true).await,
-            MembershipState::Knock if is_own => self.knock(requester, room, custom).await,
+            MembershipState::Join if is_own => self.join_again(requester, room, custom).await,
+            MembershipState::Knock if is_own => self.knock(requester, room, &[], custom).await,
             MembershipState::Leave if is_own => self.leave(requester, room, custom).await,
             MembershipState::Leave => {
                 let mut guard = self.rooms.lock_for(requester, room).await?;
@@ -336,16 +394,6 @@ impl Lifecycle {
             Some(nid) => self.membership(head, nid),
             None => Ok(MembershipState::Leave),
         }
-    }
-
-    /// Whoever has their account elsewhere could not be told of an invite.
-    pub(super) fn check_reachable(&self, user: &UserId) -> Result<()> {
-        if user.server_name() == self.rooms.server_name() {
-            return Ok(());
-        }
-        Err(Error::forbidden(format!(
-            "This node does not reach other servers yet, so {user} can not be invited"
-        )))
     }
 
     /// Guests need to be allowed expressly.

@@ -3,7 +3,7 @@
 mod create;
 mod everywhere;
 mod membership;
-mod restricted;
+mod remote;
 mod send;
 
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use serde_json::{Value, value::RawValue};
 
 use super::{
     accounts::Accounts,
+    federation::Federation,
     limits::Limits,
     rooms::{NewEvent, RoomHead, Rooms, Run},
 };
@@ -33,6 +34,7 @@ pub struct Lifecycle {
     store: Store,
     rooms: Arc<Rooms>,
     accounts: Arc<Accounts>,
+    federation: Federation,
     limits: Limits,
     /// Held from looking whether an alias is free until it is taken.
     aliases: Mutex<()>,
@@ -40,11 +42,18 @@ pub struct Lifecycle {
 
 impl Lifecycle {
     /// Needs the rooms, the accounts, and the store for what is around them.
-    pub fn new(store: Store, rooms: Arc<Rooms>, accounts: Arc<Accounts>, limits: Limits) -> Self {
+    pub fn new(
+        store: Store,
+        rooms: Arc<Rooms>,
+        accounts: Arc<Accounts>,
+        federation: Federation,
+        limits: Limits,
+    ) -> Self {
         Self {
             store,
             rooms,
             accounts,
+            federation,
             limits,
             aliases: Mutex::new(()),
         }

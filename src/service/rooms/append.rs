@@ -184,6 +184,22 @@ impl<'r> Run<'r> {
     /// # Errors
     /// [`Error::Denied`] when the room does not allow it; the run is then as it was before.
     pub fn add(&mut self, new: NewEvent) -> Result<OwnedEventId> {
+        let transaction = new.transaction.clone();
+        let (event, auth) = self.draft(new)?;
+        self.admit(event, transaction, auth)
+    }
+
+    /// The next event as it would be, signed and checked, for somebody else to sign as well. Nothing is written.
+    ///
+    /// # Errors
+    /// [`Error::Denied`] when the room does not allow it.
+    pub fn try_out(&self, new: NewEvent) -> Result<Event> {
+        let (event, _) = self.draft(new)?;
+        self.check(&event)?;
+        Ok(event)
+    }
+
+    fn draft(&self, new: NewEvent) -> Result<(Event, Vec<Ref>)> {
         let rules = self.head.rules;
 
         let content = integrity::canonical(&new.content);
@@ -227,7 +243,7 @@ impl<'r> Run<'r> {
             self.rooms.keyring.name(),
             rules,
         )?;
-        self.admit(event, new.transaction, auth_refs)
+        Ok((event, auth_refs))
     }
 
     /// Adds the create event, which made the room's id and so had to be made before the run.

@@ -216,7 +216,10 @@ impl Rooms {
     }
 
     /// Room versions 1 and 2 name events by our choice.
-    pub(super) fn legacy_id(&self, rules: &RoomVersionRules) -> Result<Option<Legacy>> {
+    ///
+    /// # Errors
+    /// Never.
+    pub fn legacy_id(&self, rules: &RoomVersionRules) -> Result<Option<Legacy>> {
         if !rules.event_format.require_event_id {
             return Ok(None);
         }
@@ -247,12 +250,14 @@ impl Rooms {
     /// 403 when they never had to do with it, whether the room exists or not.
     pub async fn lock_known(&self, requester: &Requester, id: &RoomId) -> Result<RoomGuard> {
         let refused = || Error::forbidden("You are not in this room");
-        let mut guard = self.lock_if_any(id).await?.ok_or_else(refused)?;
-        let key = (guard.head().nid, requester.nid);
-        if ROOM_MEMBERS.contains(&self.store.latest(), &key)? {
-            Ok(guard)
-        } else {
-            Err(refused())
+        let room = self.store.find_room(id)?.ok_or_else(refused)?;
+        if !ROOM_MEMBERS.contains(&self.store.latest(), &(room, requester.nid))? {
+            return Err(refused());
+        }
+        match self.lock_if_any(id).await? {
+            Some(guard) => Ok(guard),
+            // They were invited from outside, or knock. All that is known of the room are their memberships.
+            None => self.lock_or_make(id, &version::UNNAMED).await,
         }
     }
 

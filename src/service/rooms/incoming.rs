@@ -22,7 +22,10 @@ use crate::{
         ids::{EventNid, Position},
         ingest::{Need, Pdu, Verdict},
     },
-    store::{Batch, schema::ROOM_HEADS},
+    store::{
+        Batch,
+        schema::{LOCAL_EVENTS, ROOM_HEADS},
+    },
 };
 
 /// How the state before an event is found.
@@ -77,6 +80,30 @@ impl Rooms {
         before: Before<'_>,
         more: impl FnOnce(&mut Batch<'_>),
     ) -> Result<Outcome> {
+        self.receive_with(head, pdu, before, |_, _, batch| more(batch))
+    }
+
+    /// Takes an event into a room that this node has accepted on behalf of the room, and tells the other servers in it:
+    /// it is in `LOCAL_EVENTS` like an event of a user of ours. See "Joining Rooms" in the server-server API.
+    ///
+    /// # Errors
+    /// As [`receive`](Self::receive).
+    pub fn accept(&self, head: &mut RoomHead, pdu: &Pdu, before: Before<'_>) -> Result<Outcome> {
+        let room = head.nid;
+        self.receive_with(head, pdu, before, |nid, is_accepted, batch| {
+            if is_accepted {
+                LOCAL_EVENTS.put(batch, &(room, Position(nid.0)), &());
+            }
+        })
+    }
+
+    fn receive_with(
+        &self,
+        head: &mut RoomHead,
+        pdu: &Pdu,
+        before: Before<'_>,
+        more: impl FnOnce(EventNid, bool, &mut Batch<'_>),
+    ) -> Result<Outcome> {
         if pdu.event.header.room_id != head.id {
             return Err(Error::invalid_param(format!(
                 "event {} is not in room {}",
@@ -96,7 +123,9 @@ impl Rooms {
             );
         }
         let verdict = plan.verdict.clone();
-        let (stored, position) = self.write_planned(head, plan, more)?;
+        let is_accepted = verdict == Verdict::Accepted;
+        let (stored, position) =
+            self.write_planned(head, plan, |nid, batch| more(nid, is_accepted, batch))?;
         Ok(Outcome::Written {
             nid: stored.nid,
             position,
@@ -140,7 +169,7 @@ impl Rooms {
             }
             Planned::Ready(plan) => *plan,
         };
-        let (stored, _) = self.write_planned(head, plan, |_| {})?;
+        let (stored, _) = self.write_planned(head, plan, |_, _| {})?;
         Ok(Settled::There(stored))
     }
 
@@ -148,13 +177,13 @@ impl Rooms {
         &self,
         head: &mut RoomHead,
         plan: Plan,
-        more: impl FnOnce(&mut Batch<'_>),
+        more: impl FnOnce(EventNid, &mut Batch<'_>),
     ) -> Result<(Arc<Stored>, Position)> {
         let mut next = head.clone();
         let committed = self.store.commit(|batch| {
             let written = write::write(&mut next, batch, plan);
             ROOM_HEADS.put(batch, &(next.nid,), &next.row);
-            more(batch);
+            more(written.stored.nid, batch);
             Ok(written)
         })?;
         let write::Written {

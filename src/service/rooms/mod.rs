@@ -3,12 +3,14 @@
 mod append;
 mod enter;
 mod gaps;
+mod handshake;
 mod head;
 mod incoming;
 mod read;
 mod relations;
 mod render;
 mod resolution;
+mod restricted;
 mod serve;
 mod servers;
 mod state;
@@ -26,10 +28,12 @@ pub use self::{
     append::{NewEvent, Run, Transaction},
     enter::Entered,
     gaps::{Filled, Gap},
+    handshake::Told,
     head::{RoomGuard, RoomHead},
     incoming::{Before, Outcome},
     read::Stored,
     relations::Kind,
+    restricted::Door,
     serve::{Guest, MAX_BACKFILL, MAX_MISSING_EVENTS, StateBefore},
     state::Members,
     timeline::{MAX_PAGE, Page, Slice},

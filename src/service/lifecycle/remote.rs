@@ -1,0 +1,136 @@
+//! What a user does in rooms that this node is not in: the other servers are asked.
+
+use ruma::{
+    CanonicalJsonObject, OwnedEventId, OwnedRoomId, OwnedServerName, RoomAliasId, RoomId,
+    RoomOrAliasId, RoomVersionId,
+};
+
+use super::Lifecycle;
+use crate::{
+    error::{Error, Result},
+    service::{Requester, federation::Wish},
+};
+
+/// The version that is taken for a room of which nothing is known, when its user leaves it for themselves alone.
+const ANY_VERSION: RoomVersionId = RoomVersionId::V11;
+
+/// The servers in the answer to who knows an alias.
+const MOST_SERVERS: usize = 50;
+
+impl Lifecycle {
+    /// The room that an id or an alias means, and the servers that may know it: `via`, and those that the server of the
+    /// alias names.
+    ///
+    /// # Errors
+    /// 404 when nobody knows the alias; why its server can not be asked.
+    pub async fn room_meant(
+        &self,
+        id_or_alias: &RoomOrAliasId,
+        via: Vec<OwnedServerName>,
+    ) -> Result<(OwnedRoomId, Vec<OwnedServerName>)> {
+        if let Ok(id) = <&RoomId>::try_from(id_or_alias) {
+            return Ok((id.to_owned(), via));
+        }
+        let alias = <&RoomAliasId>::try_from(id_or_alias)
+            .map_err(|e| Error::invalid_param(format!("{id_or_alias}: {e}")))?;
+        if alias.server_name() == self.rooms.server_name() {
+            let room = self.resolve_alias(alias)?;
+            let room = room.ok_or_else(|| Error::not_found("The room alias"))?;
+            return Ok((room, via));
+        }
+        let (room, mut servers) = self.federation.find_alias(alias).await?;
+        servers.extend(via);
+        Ok((room, servers))
+    }
+
+    /// What another server is told of an alias of ours: its room, and the servers in it.
+    ///
+    /// # Errors
+    /// 404 when there is no such alias.
+    pub fn alias_told(&self, alias: &RoomAliasId) -> Result<(OwnedRoomId, Vec<OwnedServerName>)> {
+        let missing = || Error::not_found("The room alias");
+        if alias.server_name() != self.rooms.server_name() {
+            return Err(missing());
+        }
+        let room = self.resolve_alias(alias)?.ok_or_else(missing)?;
+        let nid = self.store.find_room(&room)?.ok_or_else(missing)?;
+        let mut servers = self.rooms.servers_in(&self.store.latest(), nid)?;
+        // Whoever asks us should ask us first.
+        servers.sort_by_key(|server| server != self.rooms.server_name());
+        servers.truncate(MOST_SERVERS);
+        Ok((room, servers))
+    }
+
+    /// Whether this node is told what happens in a room.
+    pub(super) async fn takes_part(&self, room: &RoomId) -> Result<bool> {
+        match self.rooms.lock(room).await {
+            Ok(mut guard) => Ok(self.rooms.takes_part(guard.head())),
+            Err(error) if error.is_internal() => Err(error),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Joins by way of the other servers; none when this node has come into the room meanwhile.
+    pub(super) async fn join_elsewhere(
+        &self,
+        requester: &Requester,
+        room: &RoomId,
+        via: &[OwnedServerName],
+        custom: CanonicalJsonObject,
+        always: bool,
+    ) -> Result<Option<OwnedEventId>> {
+        if requester.guest {
+            return Err(Error::guest_access_forbidden(
+                "Guests can not join rooms of other servers",
+            ));
+        }
+        let mut content = self.profile(&requester.user_id)?;
+        content.extend(custom);
+        let wish = self.wish(requester, room, via, content)?;
+        Box::pin(self.federation.join(&wish, always)).await
+    }
+
+    /// Knocks by way of the other servers.
+    pub(super) async fn knock_elsewhere(
+        &self,
+        requester: &Requester,
+        room: &RoomId,
+        via: &[OwnedServerName],
+        custom: CanonicalJsonObject,
+    ) -> Result<OwnedEventId> {
+        let mut content = self.profile(&requester.user_id)?;
+        content.extend(custom);
+        let wish = self.wish(requester, room, via, content)?;
+        Box::pin(self.federation.knock(&wish)).await
+    }
+
+    /// Declines an invite to a room of others, or takes back a knock there.
+    pub(super) async fn leave_elsewhere(
+        &self,
+        requester: &Requester,
+        room: &RoomId,
+        custom: CanonicalJsonObject,
+    ) -> Result<OwnedEventId> {
+        let version = self.rooms.version_told(room, requester.nid)?;
+        let wish = self.wish(requester, room, &[], custom)?;
+        let version = version.unwrap_or(ANY_VERSION);
+        Box::pin(self.federation.leave(&wish, &version)).await
+    }
+
+    fn wish<'w>(
+        &self,
+        requester: &'w Requester,
+        room: &'w RoomId,
+        via: &[OwnedServerName],
+        content: CanonicalJsonObject,
+    ) -> Result<Wish<'w>> {
+        let mut via = via.to_vec();
+        via.extend(self.rooms.servers_that_may_know(room, requester.nid)?);
+        Ok(Wish {
+            room,
+            user: &requester.user_id,
+            content,
+            via,
+        })
+    }
+}
