@@ -131,6 +131,7 @@ impl App {
         let services = self.services;
         let kept = services.clone();
         services.tasks.spawn(async move { kept.keep_up().await });
+        services.federation.start();
         let router = http::router(services.clone());
         let listening = self.listeners.run(router, services.stop.clone());
         tokio::join!(listening, async {

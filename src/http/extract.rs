@@ -271,6 +271,7 @@ impl Scheme for ServerSignatures {
                 .authenticate(&claim, head.method.as_str(), uri, body);
             match proven.await {
                 Ok(()) => {
+                    services.federation.heard_from(&claim.origin);
                     return Ok(Origin {
                         server: claim.origin,
                     });

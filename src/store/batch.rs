@@ -3,10 +3,13 @@
 use rocksdb::WriteBatch;
 
 use super::{
+    codec::{Key, Value},
     notify::{Change, Kinds},
     open::Inner,
+    outgoing::Note,
+    schema::{EXTRA_TARGETS, LOCAL_EVENTS},
 };
-use crate::protocol::ids::{Position, RoomNid, UserNid};
+use crate::protocol::ids::{Position, RoomNid, ServerNid, UserNid};
 
 /// A set of users; copies share their nodes.
 pub type Members = imbl::HashSet<UserNid>;
@@ -37,6 +40,7 @@ pub struct Batch<'s> {
     pub(super) writes: WriteBatch,
     pub(super) next: u64,
     pub(super) touches: Vec<(Position, Touch)>,
+    pub(super) outgoing: Vec<(Position, Note)>,
 }
 
 impl<'s> Batch<'s> {
@@ -46,6 +50,7 @@ impl<'s> Batch<'s> {
             writes: WriteBatch::default(),
             next,
             touches: Vec::new(),
+            outgoing: Vec::new(),
         }
     }
 
@@ -105,7 +110,24 @@ impl<'s> Batch<'s> {
         ));
     }
 
+    /// Has other servers told of something, once the batch is durable. What has a row in `LOCAL_EVENTS` or
+    /// `EXTRA_TARGETS` is noted with it.
+    pub fn tell_servers(&mut self, position: Position, note: Note) {
+        self.outgoing.push((position, note));
+    }
+
     pub(super) fn put(&mut self, table: &'static str, key: &[u8], value: &[u8]) {
+        // Whoever writes such a row can not forget to have it sent.
+        if table == LOCAL_EVENTS.name
+            && let Some((room, position)) = <(RoomNid, Position)>::decode(key)
+        {
+            self.tell_servers(position, Note::Event { room });
+        } else if table == EXTRA_TARGETS.name
+            && let Some((server, position)) = <(ServerNid, Position)>::decode(key)
+            && let Some((room,)) = <(RoomNid,)>::from_bytes(value)
+        {
+            self.tell_servers(position, Note::Extra { server, room });
+        }
         self.writes.put_cf(self.inner.table(table), key, value);
     }
 

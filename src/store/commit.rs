@@ -13,6 +13,7 @@ use super::{
     Error, Result, Store,
     batch::{Batch, Touch},
     open::{Gate, INTERVAL, Inner, Sync},
+    outgoing::Note,
     schema::META,
     view::{OwnedSnapshot, Published},
 };
@@ -36,6 +37,7 @@ pub(super) struct Commits {
     /// Whether positions were handed out since the last publish.
     unpublished: bool,
     touches: Vec<(Position, Touch)>,
+    outgoing: Vec<(Position, Note)>,
     pub(super) closing: bool,
     /// A failed sync of the log: nothing can be promised any more.
     failed: bool,
@@ -49,6 +51,7 @@ impl Commits {
             dirty: false,
             unpublished: false,
             touches: Vec::new(),
+            outgoing: Vec::new(),
             closing: false,
             failed: false,
         }
@@ -98,6 +101,7 @@ impl Store {
             writes,
             next,
             touches,
+            outgoing,
             ..
         } = batch;
         if !writes.is_empty() {
@@ -110,6 +114,7 @@ impl Store {
         commits.next = next;
         inner.committed.store(next - 1, Ordering::Release);
         commits.touches.extend(touches);
+        commits.outgoing.extend(outgoing);
         commits.unpublished = true;
         let committed = Committed {
             position: commits.position(),
@@ -142,18 +147,26 @@ impl Store {
 fn publish(inner: &Arc<Inner>, commits: &mut Commits) {
     let position = commits.position();
     let touches = std::mem::take(&mut commits.touches);
+    let outgoing = std::mem::take(&mut commits.outgoing);
     let snapshot = OwnedSnapshot::take(inner.db.clone());
     commits.unpublished = false;
-    show(inner, Published { position, snapshot }, &touches);
+    let published = Published { position, snapshot };
+    show(inner, published, &touches, outgoing);
 }
 
-fn show(inner: &Inner, published: Published, touches: &[(Position, Touch)]) {
+fn show(
+    inner: &Inner,
+    published: Published,
+    touches: &[(Position, Touch)],
+    outgoing: Vec<(Position, Note)>,
+) {
     let position = published.position;
     inner.notify.publish(touches, || {
         inner.set_published(published);
         // Whoever waits for an answer is woken before the many who wait for news.
         inner.durable.send_replace(position.0);
     });
+    inner.outgoing.publish(outgoing);
 }
 
 /// Starts the thread that makes commits durable; it ends when the store is closed or dropped.
@@ -208,6 +221,7 @@ fn sync_once(inner: &Arc<Inner>) -> bool {
     }
     let position = commits.position();
     let touches = std::mem::take(&mut commits.touches);
+    let outgoing = std::mem::take(&mut commits.outgoing);
     let snapshot = OwnedSnapshot::take(inner.db.clone());
     drop(commits);
     if dirty && let Err(error) = inner.db.flush_wal(true) {
@@ -216,6 +230,7 @@ fn sync_once(inner: &Arc<Inner>) -> bool {
         inner.durable.send_replace(u64::MAX);
         return false;
     }
-    show(inner, Published { position, snapshot }, &touches);
+    let published = Published { position, snapshot };
+    show(inner, published, &touches, outgoing);
     true
 }

@@ -9,6 +9,7 @@ mod commit;
 mod intern;
 pub mod notify;
 mod open;
+pub mod outgoing;
 pub mod schema;
 mod state;
 mod table;

@@ -23,6 +23,7 @@ use super::{
     commit::{self, Commits},
     intern::Interner,
     notify::Notify,
+    outgoing::Outgoing,
     schema::{self, META},
     state::StateCache,
     table::Profile,
@@ -72,6 +73,7 @@ pub(super) struct Inner {
     published: RwLock<Arc<Published>>,
     pub(super) durable: watch::Sender<u64>,
     pub(super) notify: Notify,
+    pub(super) outgoing: Arc<Outgoing>,
     pub(super) interner: Interner,
     pub(super) states: StateCache,
     syncer: Mutex<Option<JoinHandle<()>>>,
@@ -122,6 +124,7 @@ impl Store {
             })),
             durable: watch::channel(start).0,
             notify: Notify::default(),
+            outgoing: Arc::default(),
             interner,
             states: StateCache::new(options.memory / 8),
             syncer: Mutex::new(None),
@@ -140,6 +143,12 @@ impl Store {
     #[must_use]
     pub fn notify(&self) -> &Notify {
         &self.inner.notify
+    }
+
+    /// What other servers are to be told.
+    #[must_use]
+    pub fn outgoing(&self) -> &Arc<Outgoing> {
+        &self.inner.outgoing
     }
 
     /// Makes everything durable and stops the store's thread. Later commits fail; reads go on.

@@ -137,6 +137,8 @@ tables! {
     // -- Other servers --------------------------------------------------------------------------------------------
     /// Every key that a server was ever known to sign with, by server name and key id; kept for ever, because events are.
     SERVER_KEYS = "server_keys": (String, String) => ServerKeyRow, Point;
+    /// How far each server that is told what happens here has been told, and how that goes.
+    DESTINATIONS = "destinations": (ServerNid,) => DestinationRow, Point;
     /// The newest document with which each of these servers published its keys.
     KEY_DOCUMENTS = "key_documents": (String,) => KeyDocumentRow, Point;
 }

@@ -20,6 +20,7 @@ mod login;
 mod membership;
 mod neighbour;
 mod offices;
+mod outbox;
 mod presence;
 mod profiles;
 mod push_rules;

@@ -41,6 +41,8 @@ struct Shared {
     answers: Mutex<Vec<(String, StatusCode, String)>>,
     /// How often it was asked.
     asked: AtomicUsize,
+    /// The path and body of everything that was put there, in the order of arrival.
+    put: Mutex<Vec<(String, Value)>>,
 }
 
 impl Neighbour {
@@ -60,6 +62,10 @@ impl Neighbour {
             Arc::new(move |request| {
                 shared.asked.fetch_add(1, Ordering::Relaxed);
                 let path = request.uri().to_string();
+                if request.method() == Method::PUT {
+                    let body = serde_json::from_slice(request.body()).expect("a body is JSON");
+                    shared.put.lock().push((path.clone(), body));
+                }
                 let answers = shared.answers.lock();
                 let fitting = answers.iter().filter(|(start, ..)| path.starts_with(start));
                 let best = fitting.max_by_key(|(start, ..)| start.len()).cloned();
@@ -106,6 +112,11 @@ impl Neighbour {
     /// How often anything was asked of it so far.
     pub(crate) fn asked(&self) -> usize {
         self.shared.asked.load(Ordering::Relaxed)
+    }
+
+    /// The path and body of everything that was put there so far.
+    pub(crate) fn put(&self) -> Vec<(String, Value)> {
+        self.shared.put.lock().clone()
     }
 
     /// The header of a request of it to us.

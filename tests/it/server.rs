@@ -104,6 +104,7 @@ impl TestServer {
         );
         let services = Arc::new(services.expect("the node starts"));
         *router.lock() = kontor::http::router(services.clone());
+        services.federation.start();
         Self {
             services,
             clock,

@@ -26,6 +26,7 @@ use crate::{
     store::{
         Store, View,
         notify::Kinds,
+        outgoing::Note,
         schema::{PRESENCE, PresenceRow, ROOM_MEMBERS, USER_ROOMS},
     },
 };
@@ -343,14 +344,17 @@ impl Presence {
         let view = self.store.view();
         let mut rooms = Vec::with_capacity(untold.len());
         for user in untold {
-            rooms.push((user, Arc::new(rooms_of(&view, user)?)));
+            let id = self.store.user_id(user)?;
+            rooms.push((user, id, Arc::new(rooms_of(&view, user)?)));
         }
         let _no_rows = self.store.commit(|batch| {
             let position = batch.position();
             let mut people = self.people.lock();
             let People { all, told, .. } = &mut *people;
-            for (user, rooms) in rooms {
+            for (user, id, rooms) in rooms {
                 if let Some(person) = all.get_mut(&user) {
+                    let json = person.status(now).update(&id).into();
+                    batch.tell_servers(position, Note::Presence { user, json });
                     told.remove(&(person.told, user));
                     told.insert((position, user));
                     (person.told, person.rooms) = (position, rooms);

@@ -26,6 +26,7 @@ use crate::{
     store::{
         Batch, Members, Store, View,
         notify::Kinds,
+        outgoing::Note,
         schema::{ACCOUNT_DATA, RECEIPTS, RECEIPTS_OF, ReceiptRow},
     },
 };
@@ -253,6 +254,7 @@ fn write(batch: &mut Batch<'_>, room: RoomNid, members: &Members, change: Change
         batch.touch_user(position, row.user, Some(room), Kinds::RECEIPTS);
     } else {
         batch.touch_users(position, members.clone(), room, Kinds::RECEIPTS);
+        batch.tell_servers(position, Note::Receipt { room });
     }
 }
 

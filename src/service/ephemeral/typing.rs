@@ -21,7 +21,7 @@ use crate::{
         ids::{Position, RoomNid, UserNid},
     },
     service::{Requester, rooms::Rooms},
-    store::{Members, Store, notify::Kinds},
+    store::{Members, Store, notify::Kinds, outgoing::Note},
 };
 
 /// The longest that somebody types without saying so again; as long as Synapse allows.
@@ -94,7 +94,8 @@ impl Typing {
         let (nid, members) = (guard.head().nid, guard.head().members.clone());
         let until = timeout.map(|timeout| self.clock.instant() + timeout.min(MAX_TIMEOUT));
         if self.note((nid, room), requester.nid, until) {
-            self.announce(nid, members)?;
+            let news = [(requester.nid, until.is_some())];
+            self.announce(nid, members, &news)?;
         }
         if until.is_some() {
             self.watch();
@@ -151,7 +152,7 @@ impl Typing {
         before.is_some() != until.is_some()
     }
 
-    fn announce(&self, room: RoomNid, members: Members) -> Result<()> {
+    fn announce(&self, room: RoomNid, members: Members, news: &[(UserNid, bool)]) -> Result<()> {
         // Nothing is stored, so nobody needs to wait for the disk.
         let _no_rows = self.store.commit(|batch| {
             let position = batch.position();
@@ -159,6 +160,9 @@ impl Typing {
                 typed.changed = position;
             }
             batch.touch_users(position, members, room, Kinds::TYPING);
+            for (user, typing) in news.iter().copied() {
+                batch.tell_servers(position, Note::Typing { room, user, typing });
+            }
             Ok(())
         })?;
         Ok(())
@@ -191,7 +195,7 @@ impl Typing {
     /// Ends all whose time is over.
     async fn expire(&self) -> Result<()> {
         let now = self.clock.instant();
-        let mut quiet: HashMap<RoomNid, OwnedRoomId> = HashMap::new();
+        let mut quiet: HashMap<RoomNid, (OwnedRoomId, Vec<(UserNid, bool)>)> = HashMap::new();
         {
             let mut typists = self.typists.lock();
             let Typists { rooms, ends, .. } = &mut *typists;
@@ -199,13 +203,16 @@ impl Typing {
                 ends.remove(&(end, room, user));
                 if let Some(typed) = rooms.get_mut(&room) {
                     typed.until.remove(&user);
-                    quiet.insert(room, typed.id.clone());
+                    let (_, news) = quiet
+                        .entry(room)
+                        .or_insert_with(|| (typed.id.clone(), Vec::new()));
+                    news.push((user, false));
                 }
             }
         }
-        for (nid, id) in quiet {
+        for (nid, (id, news)) in quiet {
             let members = self.rooms.lock(&id).await?.head().members.clone();
-            self.announce(nid, members)?;
+            self.announce(nid, members, &news)?;
         }
         Ok(())
     }

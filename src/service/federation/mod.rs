@@ -1,14 +1,21 @@
 //! What other servers and this node do together: the layer between the rooms, which know no network, and the network,
 //! which knows no rooms.
 
+mod destination;
 mod handshake;
+mod outbox;
+mod transaction;
 mod verify;
 
 use std::sync::Arc;
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::handshake::{Handshakes, Wish};
+use self::outbox::Outbox;
+pub use self::{
+    handshake::{Handshakes, Wish},
+    outbox::DestinationStatus,
+};
 use super::{accounts::Accounts, keyring::Keyring, rooms::Rooms};
 use crate::{
     clock::{Clock, Entropy},
@@ -18,7 +25,7 @@ use crate::{
 
 /// What other servers and this node do together.
 #[derive(Clone)]
-pub struct Federation(Arc<Parts>);
+pub struct Federation(Arc<Parts>, Arc<Outbox>);
 
 /// What it is made of.
 pub struct Parts {
@@ -45,8 +52,10 @@ pub struct Parts {
 }
 
 impl Federation {
-    /// Over these. Nothing runs yet.
+    /// Over these. Nothing runs yet; see [`Self::start`].
     pub fn new(parts: Parts) -> Self {
-        Self(Arc::new(parts))
+        let parts = Arc::new(parts);
+        let outbox = Outbox::new(parts.clone());
+        Self(parts, Arc::new(outbox))
     }
 }

@@ -11,9 +11,9 @@ use crate::{
     store::{
         Result,
         schema::{
-            CURRENT_STATE, EVENTS, EXTRA_TARGETS, GAPS, LOCAL_EVENTS, ROOM_HEADS, ROOM_IDS,
-            ROOM_MEMBERS, ROOM_SERVERS, SERVER_NAMES, SERVER_ROOMS, STRIPPED, TIMELINE, USER_IDS,
-            WAITING,
+            CURRENT_STATE, DESTINATIONS, EVENTS, EXTRA_TARGETS, GAPS, LOCAL_EVENTS, ROOM_HEADS,
+            ROOM_IDS, ROOM_MEMBERS, ROOM_SERVERS, SERVER_NAMES, SERVER_ROOMS, STRIPPED, TIMELINE,
+            USER_IDS, WAITING,
         },
     },
 };
@@ -22,6 +22,7 @@ impl Check<'_> {
     pub(super) fn federation(&self, say: &mut dyn FnMut(Complaint)) -> Result<()> {
         self.servers(say)?;
         self.outgoing(say)?;
+        self.destinations(say)?;
         self.gaps(say)?;
         self.hidden(say)?;
         self.rows(&STRIPPED, say, |say, (room, user), json| {
@@ -109,6 +110,22 @@ impl Check<'_> {
             }
             if !SERVER_NAMES.contains(&self.view, &(server,))? {
                 say(format!("server {server} is to be told, but has no name"));
+            }
+            Ok(())
+        })
+    }
+
+    /// Nobody was told what has not happened yet.
+    fn destinations(&self, say: &mut dyn FnMut(Complaint)) -> Result<()> {
+        self.rows(&DESTINATIONS, say, |say, (server,), row| {
+            let furthest = row.sent.map_or(row.cursor, |sent| sent.max(row.cursor));
+            if furthest > self.view.position() {
+                say(format!(
+                    "server {server} was told of position {furthest}, which is not there yet"
+                ));
+            }
+            if !SERVER_NAMES.contains(&self.view, &(server,))? {
+                say(format!("server {server} was told, but has no name"));
             }
             Ok(())
         })

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::store::codec::Record;
+use crate::{protocol::ids::Position, store::codec::Record};
 
 /// A key by which a server signs or has signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,3 +29,25 @@ pub struct KeyDocumentRow {
 }
 
 impl Record for KeyDocumentRow {}
+
+/// A server that is told what happens here. What it has not got yet is not listed anywhere: it follows from the position
+/// up to which it has got everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DestinationRow {
+    /// It has got everything up to this position, or needs none of it.
+    pub cursor: Position,
+    /// The events after the cursor up to this position, and only those, were in a transaction that may have arrived.
+    pub sent: Option<Position>,
+    /// How often it could not be reached since it was reached the last time.
+    pub failures: u32,
+    /// Since when, in milliseconds since the epoch; zero when it can be reached.
+    pub down_since: u64,
+    /// When it could not be reached the last time, in milliseconds since the epoch; zero for never.
+    pub last_failure: u64,
+    /// When it was reached the last time, in milliseconds since the epoch; zero for never.
+    pub last_success: u64,
+    /// Why it could not be reached the last time.
+    pub last_error: Option<String>,
+}
+
+impl Record for DestinationRow {}

@@ -135,9 +135,30 @@ impl Status {
     pub(super) fn event(&self, user: &UserId) -> String {
         let mut out = String::from("{\"type\":\"m.presence\",\"sender\":");
         push_string(&mut out, user.as_str());
+        out.push_str(",\"content\":{");
+        self.members(&mut out);
+        out.push_str("}}");
+        out
+    }
+
+    /// What other servers are told. See "Presence" in the server-server API.
+    pub(super) fn update(&self, user: &UserId) -> String {
+        let mut out = String::from("{\"user_id\":");
+        push_string(&mut out, user.as_str());
+        out.push(',');
+        self.members(&mut out);
+        // There it has to be said.
+        if self.last_active_ago.is_none() {
+            out.push_str(",\"last_active_ago\":0");
+        }
+        out.push('}');
+        out
+    }
+
+    fn members(&self, out: &mut String) {
         let _ = write!(
             out,
-            ",\"content\":{{\"presence\":\"{}\",\"currently_active\":{}",
+            "\"presence\":\"{}\",\"currently_active\":{}",
             self.state, self.currently_active
         );
         if let Some(ago) = self.last_active_ago {
@@ -145,9 +166,7 @@ impl Status {
         }
         if let Some(text) = &self.status_msg {
             out.push_str(",\"status_msg\":");
-            push_string(&mut out, text);
+            push_string(out, text);
         }
-        out.push_str("}}");
-        out
     }
 }

@@ -1,0 +1,564 @@
+//! What other servers are told of what happens here: "Transactions" in the server-server API, over links that fail.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use http::{Method, StatusCode};
+use kontor::{
+    config::{Config, Peer},
+    protocol::{
+        format,
+        ingest::Verdict,
+        template::{self, Draft},
+    },
+    remote::memory::Faults,
+    service::rooms::{Before, Outcome},
+};
+use ruma::{CanonicalJsonObject, MilliSecondsSinceUnixEpoch, RoomId, ServerName, UInt, UserId};
+use serde_json::{Value, json};
+
+use crate::{
+    neighbour::{Neighbour, us},
+    room::Room,
+    server::{Client, START, TestServer, ok},
+};
+
+const SEND: &str = "/_matrix/federation/v1/send/";
+
+fn with_peers(config: &mut Config) {
+    for name in ["b.example", "c.example"] {
+        let name = ServerName::parse(name).unwrap();
+        config.federation.peers.insert(name, Peer::default());
+    }
+}
+
+/// A node, a user, and a server in its network that takes all that it is sent.
+async fn node(change: impl FnOnce(&mut Config)) -> (TestServer, Client, Neighbour) {
+    let server = TestServer::with(change);
+    let b = branch(&server, "b.example", 2);
+    let alice = server.register("alice").await;
+    (server, alice, b)
+}
+
+fn branch(server: &TestServer, name: &str, seed: u8) -> Neighbour {
+    let branch = Neighbour::new(&server.lan, name, seed);
+    branch.answers(SEND, StatusCode::OK, json!({ "pdus": {} }));
+    branch
+}
+
+/// A user of the other server changes their membership.
+async fn becomes(server: &TestServer, who: &Neighbour, room: &Room, membership: &str) -> String {
+    let services = &server.services;
+    let id = RoomId::parse(&room.0).unwrap();
+    let user = UserId::parse(format!("@bob:{}", who.name)).unwrap();
+    let (event, rules) = {
+        let mut guard = services.rooms.lock(&id).await.unwrap();
+        let head = guard.head();
+        let view = services.store().latest();
+        let mut auth = Vec::new();
+        for (kind, key) in [
+            ("m.room.create", ""),
+            ("m.room.power_levels", ""),
+            ("m.room.join_rules", ""),
+            ("m.room.member", user.as_str()),
+        ] {
+            let is_id = head.rules.authorization.room_create_event_id_as_room_id;
+            let found = services.rooms.current(&view, head.nid, &kind.into(), key);
+            if let Some(stored) = found.unwrap()
+                && !(is_id && kind == "m.room.create")
+                && (kind != "m.room.join_rules" || membership == "join")
+            {
+                auth.push(stored.event.header.id.clone());
+            }
+        }
+        let content = json!({ "membership": membership });
+        let content: CanonicalJsonObject = serde_json::from_value(content).unwrap();
+        let draft = Draft {
+            room_id: Some(id.clone()),
+            sender: user.clone(),
+            event_type: "m.room.member".into(),
+            state_key: Some(user.to_string()),
+            content,
+            redacts: None,
+            origin_server_ts: MilliSecondsSinceUnixEpoch(UInt::new_saturating(START)),
+            prev_events: head
+                .row
+                .extremities
+                .iter()
+                .map(|(id, _)| id.clone())
+                .collect(),
+            auth_events: auth,
+            depth: head.row.depth + 1,
+            legacy: None,
+        };
+        let event = template::finish(draft, &who.key, &who.name, head.rules).unwrap();
+        (event, head.rules)
+    };
+    let text = format::federation(&event);
+    let mut verified = services.federation.verify(rules, vec![text]).await.unwrap();
+    let pdu = verified.remove(0).expect("the event is genuine");
+    let mut guard = services.rooms.lock(&id).await.unwrap();
+    let outcome = services
+        .rooms
+        .receive(guard.head(), &pdu, Before::Previous, |_| ())
+        .unwrap();
+    let Outcome::Written { verdict, .. } = outcome else {
+        panic!("{outcome:?}");
+    };
+    assert_eq!(verdict, Verdict::Accepted);
+    pdu.event.header.id.to_string()
+}
+
+/// Waits until something is so; a task may need a thread for it.
+async fn until(what: &str, is_so: impl Fn() -> bool) {
+    for _ in 0..2_000 {
+        if is_so() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    panic!("never: {what}");
+}
+
+/// Long enough for everything that does not wait for the clock.
+async fn rest() {
+    tokio::time::sleep(Duration::from_millis(60)).await;
+}
+
+/// The message texts of one transaction.
+fn texts(transaction: &Value) -> Vec<String> {
+    let pdus = transaction["pdus"].as_array().unwrap();
+    let bodies = pdus.iter().filter(|pdu| pdu["type"] == "m.room.message");
+    bodies
+        .map(|pdu| pdu["content"]["body"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+/// All message texts in the order in which they came for the first time.
+fn heard(branch: &Neighbour) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    let all = branch.put().into_iter();
+    all.flat_map(|(_, body)| texts(&body))
+        .filter(|text| seen.insert(text.clone()))
+        .collect()
+}
+
+fn edus(branch: &Neighbour, kind: &str) -> Vec<Value> {
+    let mut found = Vec::new();
+    for (_, body) in branch.put() {
+        for edu in body["edus"].as_array().unwrap() {
+            if edu["edu_type"] == kind {
+                found.push(edu["content"].clone());
+            }
+        }
+    }
+    found
+}
+
+fn numbers(range: std::ops::Range<usize>) -> Vec<String> {
+    range.map(|number| number.to_string()).collect()
+}
+
+fn healthy(server: &TestServer) {
+    let mut complaints = Vec::new();
+    let store = server.services.store();
+    store.check(|line| complaints.push(line)).unwrap();
+    assert_eq!(complaints, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn messages_reach_the_servers_of_the_room() {
+    let (server, alice, b) = node(|_| ()).await;
+    let c = branch(&server, "c.example", 3);
+    let room = Room::new(&alice, "shared").await;
+    let other = Room::new(&alice, "shared").await;
+    room.say(&alice, "before").await;
+    becomes(&server, &b, &room, "join").await;
+    becomes(&server, &c, &other, "join").await;
+    let id = room.say(&alice, "1").await;
+    other.say(&alice, "elsewhere").await;
+    until("it arrives", || !b.put().is_empty()).await;
+    until("the other too", || !c.put().is_empty()).await;
+    let (path, body) = b.put().remove(0);
+    assert!(path.starts_with(SEND), "{path}");
+    assert_eq!(
+        (&body["origin"], body["origin_server_ts"].as_u64()),
+        (&json!(us()), Some(START))
+    );
+    let pdus = body["pdus"].as_array().unwrap();
+    assert_eq!(texts(&body), ["1"]);
+    assert_eq!(pdus[0]["room_id"], json!(room.0));
+    assert!(pdus[0]["signatures"]["localhost"].is_object() && pdus[0]["hashes"].is_object());
+    assert!(pdus[0]["unsigned"].is_null() && pdus[0]["event_id"].is_null() && !id.is_empty());
+    for number in numbers(2..150) {
+        room.say(&alice, &number).await;
+    }
+    until("all arrive", || heard(&b).len() == 149).await;
+    assert_eq!(heard(&b), numbers(1..150));
+    assert_eq!(heard(&c), ["elsewhere"]);
+    let ids: BTreeSet<_> = b.put().into_iter().map(|(path, _)| path).collect();
+    assert_eq!(ids.len(), b.put().len());
+    becomes(&server, &b, &room, "leave").await;
+    room.say(&alice, "nobody is told").await;
+    rest().await;
+    assert_eq!(heard(&b).len(), 149);
+    healthy(&server);
+}
+
+#[tokio::test]
+async fn what_waits_for_a_link_arrives_once_and_in_order() {
+    let (server, alice, b) = node(|_| ()).await;
+    let room = Room::new(&alice, "shared").await;
+    becomes(&server, &b, &room, "join").await;
+    server.lan.set_link(&us(), &b.name, false);
+    for number in numbers(0..120) {
+        room.say(&alice, &number).await;
+        server.clock.advance(Duration::from_millis(500));
+    }
+    rest().await;
+    assert_eq!(b.put().len(), 0);
+    let status = server.services.federation.destinations().unwrap();
+    assert_eq!(
+        (status.len(), status[0].waiting, status[0].oldest),
+        (1, 120, Some(START))
+    );
+    assert!(status[0].down_since.is_some() && status[0].last_error.is_some());
+    server.lan.set_link(&us(), &b.name, true);
+    rest().await;
+    assert_eq!(b.put().len(), 0, "its time has not come");
+    server.clock.advance(Duration::from_secs(3_600));
+    until("all arrive", || heard(&b).len() == 120).await;
+    assert_eq!(heard(&b), numbers(0..120));
+    let sizes: Vec<usize> = b.put().iter().map(|(_, body)| texts(body).len()).collect();
+    assert_eq!(sizes.iter().sum::<usize>(), 120);
+    assert!(sizes.iter().all(|size| *size <= 50), "{sizes:?}");
+    rest().await;
+    let status = server.services.federation.destinations().unwrap();
+    assert_eq!((status[0].waiting, status[0].down_since), (0, None));
+    assert!(status[0].last_success.is_some());
+    server.clock.advance(Duration::from_secs(2));
+    rest().await;
+    assert_eq!(server.services.federation.forget_delivered().unwrap(), 120);
+    healthy(&server);
+}
+
+#[tokio::test]
+async fn a_transaction_whose_answer_was_lost_is_repeated_as_it_was() {
+    let (server, alice, b) = node(|_| ()).await;
+    let room = Room::new(&alice, "shared").await;
+    becomes(&server, &b, &room, "join").await;
+    let unanswered = Faults {
+        unanswered: 1000,
+        ..Faults::default()
+    };
+    server.lan.set_faults(unanswered);
+    room.say(&alice, "1").await;
+    until("it arrives", || b.put().len() == 1).await;
+    room.say(&alice, "2").await;
+    ok(room
+        .put(
+            &alice,
+            &format!("typing/{}", alice.user_id),
+            json!({ "typing": true, "timeout": 30000 }),
+        )
+        .await);
+    server.clock.advance(Duration::from_secs(3));
+    until("it is repeated", || b.put().len() == 2).await;
+    server.lan.set_faults(Faults::default());
+    server.clock.advance(Duration::from_secs(5));
+    until("the next comes", || heard(&b).len() == 2).await;
+    let all = b.put();
+    assert_eq!((&all[0], &all[0]), (&all[1], &all[2]));
+    assert_ne!(all[3].0, all[0].0);
+    assert_eq!(texts(&all[3].1), ["2"]);
+}
+
+#[tokio::test]
+async fn a_restart_loses_nothing() {
+    let (server, alice, b) = node(with_peers).await;
+    let room = Room::new(&alice, "shared").await;
+    becomes(&server, &b, &room, "join").await;
+    room.say(&alice, "0").await;
+    until("it arrives", || heard(&b).len() == 1).await;
+    server.lan.set_link(&us(), &b.name, false);
+    for number in numbers(1..60) {
+        room.say(&alice, &number).await;
+    }
+    rest().await;
+    server.clock.advance(Duration::from_secs(1));
+    rest().await;
+    let server = server.restart();
+    room.say(&alice, "60").await;
+    rest().await;
+    server.lan.set_link(&us(), &b.name, true);
+    server.clock.advance(Duration::from_secs(61));
+    until("all arrive", || heard(&b).len() == 61).await;
+    assert_eq!(heard(&b), numbers(0..61));
+    // It was written down that the first one had arrived.
+    let all: Vec<_> = b.put().iter().flat_map(|(_, body)| texts(body)).collect();
+    assert_eq!(all, numbers(0..61));
+    healthy(&server);
+}
+
+#[tokio::test]
+async fn whoever_is_heard_of_is_tried_at_once() {
+    let (server, alice, b) = node(|_| ()).await;
+    let room = Room::new(&alice, "shared").await;
+    becomes(&server, &b, &room, "join").await;
+    server.lan.set_link(&us(), &b.name, false);
+    room.say(&alice, "1").await;
+    for _ in 0..12 {
+        rest().await;
+        server.clock.advance(Duration::from_secs(3_600));
+    }
+    rest().await;
+    server.clock.advance(Duration::from_secs(1));
+    server.lan.set_link(&us(), &b.name, true);
+    // One that is not signed as it should be says nothing.
+    b.publish(&[], server.clock.now_ms() + 3_600_000);
+    let path = "/_matrix/federation/v1/query/profile?user_id=@alice:localhost";
+    let forged = b.sign(&Method::GET, "/elsewhere", "");
+    b.send(&server, Method::GET, path, &forged, "").await;
+    rest().await;
+    assert_eq!(heard(&b).len(), 0);
+    ok(b.get(&server, path).await);
+    until("it arrives", || heard(&b) == ["1"]).await;
+}
+
+#[tokio::test]
+async fn peers_are_greeted() {
+    let (server, alice, b) = node(with_peers).await;
+    until("the hello", || b.put().len() == 1).await;
+    assert_eq!(
+        (&b.put()[0].1["pdus"], &b.put()[0].1["edus"]),
+        (&json!([]), &json!([]))
+    );
+    let room = Room::new(&alice, "shared").await;
+    becomes(&server, &b, &room, "join").await;
+    server.lan.set_link(&us(), &b.name, false);
+    let server = server.restart();
+    rest().await;
+    for _ in 0..5 {
+        server.clock.advance(Duration::from_secs(60));
+        rest().await;
+    }
+    server.lan.set_link(&us(), &b.name, true);
+    server.clock.advance(Duration::from_secs(60));
+    until("the second hello", || b.put().len() == 2).await;
+    assert_ne!(b.put()[0].0, b.put()[1].0);
+    // When somebody has something to say to a peer that was down, it is tried soon.
+    server.lan.set_link(&us(), &b.name, false);
+    room.say(&alice, "1").await;
+    for _ in 0..9 {
+        rest().await;
+        server.clock.advance(Duration::from_secs(60));
+    }
+    rest().await;
+    server.lan.set_link(&us(), &b.name, true);
+    server.clock.advance(Duration::from_secs(2));
+    room.say(&alice, "2").await;
+    until("both arrive", || heard(&b).len() == 2).await;
+}
+
+#[tokio::test]
+async fn whoever_is_sent_away_is_told() {
+    let (server, alice, b) = node(|_| ()).await;
+    let room = Room::new(&alice, "shared").await;
+    becomes(&server, &b, &room, "join").await;
+    server.lan.set_link(&us(), &b.name, false);
+    let kick = json!({ "user_id": "@bob:b.example" });
+    ok(room.post(&alice, "kick", kick).await);
+    room.say(&alice, "among ourselves").await;
+    rest().await;
+    server.clock.advance(Duration::from_secs(1));
+    rest().await;
+    let server = server.restart();
+    server.lan.set_link(&us(), &b.name, true);
+    server.clock.advance(Duration::from_secs(10));
+    until("it arrives", || !b.put().is_empty()).await;
+    rest().await;
+    let all = b.put();
+    assert_eq!(all.len(), 1);
+    let pdus = all[0].1["pdus"].as_array().unwrap();
+    assert_eq!(pdus.len(), 1);
+    assert_eq!(pdus[0]["content"]["membership"], "leave");
+    server.clock.advance(Duration::from_secs(2));
+    rest().await;
+    healthy(&server);
+    let server = server.restart();
+    rest().await;
+    assert_eq!(b.put().len(), 1);
+    assert_eq!(
+        server.services.federation.destinations().unwrap()[0].waiting,
+        0
+    );
+}
+
+#[tokio::test]
+async fn receipts_and_typing_are_told_as_they_are_now() {
+    let (server, alice, b) = node(|_| ()).await;
+    let room = Room::new(&alice, "shared").await;
+    becomes(&server, &b, &room, "join").await;
+    let root = room.say(&alice, "1").await;
+    let reply = room.relate(&alice, "m.thread", &root).await;
+    let last = room.say(&alice, "3").await;
+    until("they arrive", || heard(&b).len() == 3).await;
+    let typing = format!("typing/{}", alice.user_id);
+    ok(room
+        .put(
+            &alice,
+            &typing,
+            json!({ "typing": true, "timeout": 30_000 }),
+        )
+        .await);
+    until("she types", || !edus(&b, "m.typing").is_empty()).await;
+    assert_eq!(
+        edus(&b, "m.typing")[0],
+        json!({ "room_id": room.0, "user_id": alice.user_id, "typing": true })
+    );
+    server.lan.set_link(&us(), &b.name, false);
+    ok(room.put(&alice, &typing, json!({ "typing": false })).await);
+    rest().await;
+    for _ in 0..3 {
+        ok(room
+            .put(
+                &alice,
+                &typing,
+                json!({ "typing": true, "timeout": 30_000 }),
+            )
+            .await);
+        ok(room.put(&alice, &typing, json!({ "typing": false })).await);
+    }
+    for (kind, event, thread) in [
+        ("m.read", &root, None),
+        ("m.read", &last, None),
+        ("m.read", &reply, Some(&root)),
+        ("m.read.private", &last, None),
+    ] {
+        let body = thread.map_or(json!({}), |thread| json!({ "thread_id": thread }));
+        ok(room
+            .post(&alice, &format!("receipt/{kind}/{event}"), body)
+            .await);
+    }
+    rest().await;
+    // Who types is forgotten with the node, but not who has read what.
+    let server = server.restart();
+    server.lan.set_link(&us(), &b.name, true);
+    server.clock.advance(Duration::from_secs(3));
+    until("receipts arrive", || edus(&b, "m.receipt").len() == 2).await;
+    rest().await;
+    let receipts = edus(&b, "m.receipt");
+    let of = |at: usize| &receipts[at][&room.0]["m.read"][&alice.user_id];
+    let mut found: Vec<_> = (0..2).map(|at| of(at).clone()).collect();
+    found.sort_by_key(|receipt| receipt["data"]["thread_id"].is_string());
+    assert_eq!(found[0]["event_ids"], json!([last]));
+    assert_eq!(found[1]["event_ids"], json!([reply]));
+    assert_eq!(found[1]["data"]["thread_id"], json!(root));
+    assert_eq!(found[0]["data"]["ts"], json!(START));
+    assert_eq!(edus(&b, "m.typing").len(), 1);
+    assert_eq!(edus(&b, "m.receipt").len(), 2);
+}
+
+#[tokio::test]
+async fn presence_goes_to_those_who_share_a_room() {
+    let (server, alice, b) = node(|_| ()).await;
+    let c = branch(&server, "c.example", 3);
+    let carol = server.register("carol").await;
+    let (room, other) = (
+        Room::new(&alice, "shared").await,
+        Room::new(&carol, "shared").await,
+    );
+    becomes(&server, &b, &room, "join").await;
+    becomes(&server, &c, &other, "join").await;
+    let path = format!("/_matrix/client/v3/presence/{}/status", alice.user_id);
+    ok(alice
+        .put(&path, json!({ "presence": "online", "status_msg": "here" }))
+        .await);
+    for _ in 0..3 {
+        rest().await;
+        server.clock.advance(Duration::from_secs(1));
+    }
+    until("it is told", || !edus(&b, "m.presence").is_empty()).await;
+    let told = &edus(&b, "m.presence")[0]["push"][0];
+    assert_eq!(
+        (&told["user_id"], &told["presence"]),
+        (&json!(alice.user_id), &json!("online"))
+    );
+    assert_eq!(
+        (&told["status_msg"], &told["currently_active"]),
+        (&json!("here"), &json!(true))
+    );
+    assert!(told["last_active_ago"].is_u64());
+    assert_eq!(edus(&c, "m.presence").len(), 0);
+}
+
+/// Whatever the links do, in the end everything is there once and in order.
+#[tokio::test]
+async fn at_rest_everything_has_arrived() {
+    for seed in 0..6_usize {
+        let (mut server, alice, b) = node(with_peers).await;
+        let rooms = [
+            Room::new(&alice, "shared").await,
+            Room::new(&alice, "shared").await,
+        ];
+        for room in &rooms {
+            becomes(&server, &b, room, "join").await;
+        }
+        let mut sent = [Vec::new(), Vec::new()];
+        let mut chance = seed * 7_919 + 1;
+        for number in 0..150_usize {
+            chance = chance
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            let draw = chance >> 33;
+            match draw % 12 {
+                0 => server.lan.set_link(&us(), &b.name, draw % 5 < 3),
+                1 => server.lan.set_faults(Faults {
+                    lost: (draw % 400) as u64,
+                    unanswered: (draw / 7 % 400) as u64,
+                    doubled: (draw / 11 % 400) as u64,
+                    delay: Duration::ZERO,
+                }),
+                2 => server
+                    .clock
+                    .advance(Duration::from_millis((draw % 5_000) as u64)),
+                3 => tokio::time::sleep(Duration::from_millis(3)).await,
+                4 if draw % 5 == 0 => {
+                    rest().await;
+                    server = server.restart();
+                }
+                _ => {}
+            }
+            let at = draw / 3 % 2;
+            let text = format!("{at}/{number}");
+            rooms[at].say(&alice, &text).await;
+            sent[at].push(text);
+        }
+        server.lan.set_link(&us(), &b.name, true);
+        server.lan.set_faults(Faults::default());
+        for _ in 0..40 {
+            server.clock.advance(Duration::from_secs(60));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            if heard(&b).len() == 150 {
+                break;
+            }
+        }
+        let all = heard(&b);
+        for (at, sent) in sent.iter().enumerate() {
+            let of_room = all
+                .iter()
+                .filter(|text| text.starts_with(&format!("{at}/")));
+            assert_eq!(&of_room.cloned().collect::<Vec<_>>(), sent, "seed {seed}");
+        }
+        for (path, body) in b.put() {
+            assert!(texts(&body).len() <= 50);
+            // The same id is the same transaction.
+            let same: Vec<_> = b
+                .put()
+                .into_iter()
+                .filter(|(other, _)| *other == path)
+                .collect();
+            assert!(same.iter().all(|(_, other)| other["pdus"] == body["pdus"]));
+        }
+        healthy(&server);
+    }
+}
