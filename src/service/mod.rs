@@ -118,16 +118,6 @@ impl Services {
         )?);
         let profiles = Profiles::new(name, accounts.clone(), remote.clone());
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let federation = Federation::new(federation::Parts {
-            store: store.clone(),
-            clock: clock.clone(),
-            entropy: entropy.clone(),
-            keyring: keyring.clone(),
-            remote: remote.clone(),
-            rooms: rooms.clone(),
-            tasks: tasks.clone(),
-            stop: stop.clone(),
-        });
         let lifecycle = Lifecycle::new(
             store.clone(),
             rooms.clone(),
@@ -148,6 +138,20 @@ impl Services {
             tasks.clone(),
             stop.clone(),
         ));
+        let federation = Federation::new(federation::Parts {
+            store: store.clone(),
+            clock: clock.clone(),
+            entropy: entropy.clone(),
+            keyring: keyring.clone(),
+            remote: remote.clone(),
+            rooms: rooms.clone(),
+            typing: typing.clone(),
+            receipts: receipts.clone(),
+            presence: presence.clone(),
+            inbox: federation::Inbox::open(&store)?,
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+        });
         let sources = Sources {
             rooms: rooms.clone(),
             accounts: accounts.clone(),

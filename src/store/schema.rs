@@ -139,6 +139,8 @@ tables! {
     SERVER_KEYS = "server_keys": (String, String) => ServerKeyRow, Point;
     /// The newest document with which each of these servers published its keys.
     KEY_DOCUMENTS = "key_documents": (String,) => KeyDocumentRow, Point;
+    /// What other servers have sent and what has no place in its room yet, in the order in which it came.
+    INBOX = "inbox": (RoomNid, Position) => InboxRow, Sequential;
 }
 
 /// A list of events.

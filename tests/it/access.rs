@@ -37,6 +37,14 @@ everybody GET    -                                /_matrix/key/v2/query/{server_
 everybody GET    -                                /_matrix/key/v2/query/{server_name}/{key_id}
 everybody POST   -                                /_matrix/key/v2/query
 servers   GET    -                                /_matrix/federation/v1/query/profile
+servers   GET    -                                /_matrix/federation/v1/query/directory
+servers   PUT    -                                /_matrix/federation/v1/send/{transaction_id}
+servers   GET    -                                /_matrix/federation/v1/event/{event_id}
+servers   GET    -                                /_matrix/federation/v1/state/{room_id}
+servers   GET    -                                /_matrix/federation/v1/state_ids/{room_id}
+servers   GET    -                                /_matrix/federation/v1/event_auth/{room_id}/{event_id}
+servers   GET    -                                /_matrix/federation/v1/backfill/{room_id}
+servers   POST   -                                /_matrix/federation/v1/get_missing_events/{room_id}
 
 guests    GET    r0,v3                            account/whoami
 users     POST   r0,v3                            account/deactivate
@@ -162,6 +170,7 @@ fn filled_in(path: &str, user_id: &str) -> String {
         .replace("{event_type}", "m.room.topic")
         .replace("{state_key}", "key")
         .replace("{txn_id}", "1")
+        .replace("{transaction_id}", "1")
         .replace("{rel_type}", "m.thread")
         .replace("{receipt_type}", "m.read")
         .replace("{kind}", "override")

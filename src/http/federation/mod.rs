@@ -1,7 +1,9 @@
 //! The server-server API, one file per section of the specification.
 
+mod events;
 mod keys;
 mod query;
+mod transactions;
 mod version;
 
 use super::routes::Routes;
@@ -9,5 +11,7 @@ use super::routes::Routes;
 pub(super) fn routes(routes: Routes) -> Routes {
     let routes = version::routes(routes);
     let routes = keys::routes(routes);
+    let routes = transactions::routes(routes);
+    let routes = events::routes(routes);
     query::routes(routes)
 }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use ruma::{
-    api::federation::query::get_profile_information::v1::Request, profile::ProfileFieldName,
+    api::federation::query::{get_profile_information::v1::Request, get_room_information},
+    profile::ProfileFieldName,
 };
 
 use crate::{
@@ -13,7 +14,18 @@ use crate::{
 };
 
 pub(super) fn routes(routes: Routes) -> Routes {
-    routes.on(profile)
+    routes.on(profile).on(directory)
+}
+
+async fn directory(
+    services: Arc<Services>,
+    Ruma {
+        request, requester, ..
+    }: Ruma<get_room_information::v1::Request>,
+) -> Result<Json> {
+    tracing::debug!(origin = %requester.server, "an alias is asked for");
+    let answer = services.federation.directory(&request.room_alias);
+    answer.map(Json)
 }
 
 async fn profile(

@@ -104,6 +104,43 @@ impl Receipts {
         Ok(self.store.durable(committed.position).await?)
     }
 
+    /// Another server says what a user of its has read; it was seen that the user is in the room. What is not known here
+    /// is ignored.
+    ///
+    /// # Errors
+    /// 404 when there is no such room.
+    pub async fn set_of_other(
+        &self,
+        room: &RoomId,
+        user: UserNid,
+        mark: &Mark,
+        ts: u64,
+    ) -> Result<()> {
+        let mut guard = self.rooms.lock(room).await?;
+        let (nid, members) = (guard.head().nid, guard.head().members.clone());
+        let view = self.store.latest();
+        let found = self.rooms.find_event(&view, &mark.event_id)?;
+        let found = found
+            .filter(|stored| stored.event.header.room_id == *room && stored.facts.order.is_some());
+        let Some(stored) = found else {
+            return Ok(());
+        };
+        let change = match self.receipt(&view, (user, nid), mark, &stored) {
+            Err(error) if !error.is_internal() => return Ok(()),
+            change => change?,
+        };
+        let Some(Change::Receipt { mut new, old }) = change else {
+            return Ok(());
+        };
+        new.ts = ts.min(new.ts);
+        // The other server does not wait for it.
+        let _not_awaited = self.store.commit(|batch| {
+            write(batch, nid, &members, Change::Receipt { new, old });
+            Ok(())
+        })?;
+        Ok(())
+    }
+
     /// The content of `m.receipt` with what was given after `since`, if there is any: without `since`, with all.
     ///
     /// # Errors

@@ -27,6 +27,9 @@ use crate::{
 /// The longest that somebody types without saying so again; as long as Synapse allows.
 const MAX_TIMEOUT: Duration = Duration::from_secs(120);
 
+/// How long a user of another server types if nothing more is said. Synapse repeats it every 40 seconds.
+const TIMEOUT_OF_OTHERS: Duration = Duration::from_secs(60);
+
 /// Who is typing where.
 pub struct Typing {
     store: Store,
@@ -94,6 +97,28 @@ impl Typing {
         let (nid, members) = (guard.head().nid, guard.head().members.clone());
         let until = timeout.map(|timeout| self.clock.instant() + timeout.min(MAX_TIMEOUT));
         if self.note((nid, room), requester.nid, until) {
+            self.announce(nid, members)?;
+        }
+        if until.is_some() {
+            self.watch();
+        }
+        Ok(())
+    }
+
+    /// Another server says that a user of its types, or has stopped; it was seen that the user is in the room.
+    ///
+    /// # Errors
+    /// 404 when there is no such room.
+    pub async fn set_of_other(
+        self: &Arc<Self>,
+        room: &RoomId,
+        user: UserNid,
+        typing: bool,
+    ) -> Result<()> {
+        let mut guard = self.rooms.lock(room).await?;
+        let (nid, members) = (guard.head().nid, guard.head().members.clone());
+        let until = typing.then(|| self.clock.instant() + TIMEOUT_OF_OTHERS);
+        if self.note((nid, room), user, until) {
             self.announce(nid, members)?;
         }
         if until.is_some() {

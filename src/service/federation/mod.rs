@@ -1,13 +1,24 @@
 //! What other servers and this node do together: the layer between the rooms, which know no network, and the network,
 //! which knows no rooms.
 
+mod edus;
+mod fetch;
+mod inbox;
+mod ingest;
+mod serve;
+mod transactions;
 mod verify;
 
 use std::sync::Arc;
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{keyring::Keyring, rooms::Rooms};
+pub use self::{inbox::Inbox, transactions::Transaction};
+use super::{
+    ephemeral::{Presence, Receipts, Typing},
+    keyring::Keyring,
+    rooms::Rooms,
+};
 use crate::{
     clock::{Clock, Entropy},
     remote::Remote,
@@ -32,6 +43,14 @@ pub struct Parts {
     pub remote: Remote,
     /// Rooms and their events.
     pub rooms: Arc<Rooms>,
+    /// Who is typing.
+    pub typing: Arc<Typing>,
+    /// Who has read what.
+    pub receipts: Arc<Receipts>,
+    /// Who is there.
+    pub presence: Arc<Presence>,
+    /// What has come in and has no place yet.
+    pub inbox: Inbox,
     /// What runs beside the requests.
     pub tasks: TaskTracker,
     /// Cancelled when the node stops.

@@ -25,7 +25,7 @@ use ruma::{OwnedServerName, RoomVersionId, ServerName};
 pub use self::{
     append::{NewEvent, Run, Transaction},
     enter::Entered,
-    gaps::{Filled, Gap},
+    gaps::{Filled, Gap, connected},
     head::{RoomGuard, RoomHead},
     incoming::{Before, Outcome},
     read::Stored,
