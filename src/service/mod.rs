@@ -118,25 +118,6 @@ impl Services {
         )?);
         let profiles = Profiles::new(name, accounts.clone(), remote.clone());
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let federation = Federation::new(federation::Parts {
-            store: store.clone(),
-            clock: clock.clone(),
-            entropy: entropy.clone(),
-            keyring: keyring.clone(),
-            remote: remote.clone(),
-            rooms: rooms.clone(),
-            accounts: accounts.clone(),
-            handshakes: Handshakes::new(limits.clone()),
-            tasks: tasks.clone(),
-            stop: stop.clone(),
-        });
-        let lifecycle = Lifecycle::new(
-            store.clone(),
-            rooms.clone(),
-            accounts.clone(),
-            federation.clone(),
-            limits.clone(),
-        );
         let typing = Arc::new(Typing::new(
             store.clone(),
             clock.clone(),
@@ -151,6 +132,29 @@ impl Services {
             tasks.clone(),
             stop.clone(),
         ));
+        let federation = Federation::new(federation::Parts {
+            store: store.clone(),
+            clock: clock.clone(),
+            entropy: entropy.clone(),
+            keyring: keyring.clone(),
+            remote: remote.clone(),
+            rooms: rooms.clone(),
+            typing: typing.clone(),
+            receipts: receipts.clone(),
+            presence: presence.clone(),
+            accounts: accounts.clone(),
+            handshakes: Handshakes::new(limits.clone()),
+            inbox: federation::Inbox::open(&store)?,
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+        });
+        let lifecycle = Lifecycle::new(
+            store.clone(),
+            rooms.clone(),
+            accounts.clone(),
+            federation.clone(),
+            limits.clone(),
+        );
         let sources = Sources {
             rooms: rooms.clone(),
             accounts: accounts.clone(),

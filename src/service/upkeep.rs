@@ -23,6 +23,7 @@ const CHUNK: usize = 1000;
 impl Services {
     /// Tidies up until the node stops.
     pub async fn keep_up(&self) {
+        self.federation.resume();
         let mut round = 0_u32;
         loop {
             tokio::select! {

@@ -141,6 +141,8 @@ tables! {
     DESTINATIONS = "destinations": (ServerNid,) => DestinationRow, Point;
     /// The newest document with which each of these servers published its keys.
     KEY_DOCUMENTS = "key_documents": (String,) => KeyDocumentRow, Point;
+    /// What other servers have sent and what has no place in its room yet, in the order in which it came.
+    INBOX = "inbox": (RoomNid, Position) => InboxRow, Sequential;
 }
 
 /// A list of events.

@@ -48,6 +48,13 @@ servers   PUT    -                                /_matrix/federation/v1/send_le
 servers   PUT    -                                /_matrix/federation/v2/invite/{room_id}/{event_id}
 servers   PUT    -                                /_matrix/federation/v2/send_join/{room_id}/{event_id}
 servers   PUT    -                                /_matrix/federation/v2/send_leave/{room_id}/{event_id}
+servers   PUT    -                                /_matrix/federation/v1/send/{transaction_id}
+servers   GET    -                                /_matrix/federation/v1/event/{event_id}
+servers   GET    -                                /_matrix/federation/v1/state/{room_id}
+servers   GET    -                                /_matrix/federation/v1/state_ids/{room_id}
+servers   GET    -                                /_matrix/federation/v1/event_auth/{room_id}/{event_id}
+servers   GET    -                                /_matrix/federation/v1/backfill/{room_id}
+servers   POST   -                                /_matrix/federation/v1/get_missing_events/{room_id}
 
 guests    GET    r0,v3                            account/whoami
 users     POST   r0,v3                            account/deactivate
@@ -173,6 +180,7 @@ fn filled_in(path: &str, user_id: &str) -> String {
         .replace("{event_type}", "m.room.topic")
         .replace("{state_key}", "key")
         .replace("{txn_id}", "1")
+        .replace("{transaction_id}", "1")
         .replace("{rel_type}", "m.thread")
         .replace("{receipt_type}", "m.read")
         .replace("{kind}", "override")

@@ -41,10 +41,18 @@ async fn invites_reach_other_servers_and_are_accepted_there() {
         let events = told(&seen, "invite", "invite_state", &room);
         let find = |kind: &str| {
             let found = events.iter().find(|(found, _)| found == kind);
-            found.unwrap_or_else(|| panic!("no {kind}: {seen}")).1.clone()
+            found
+                .unwrap_or_else(|| panic!("no {kind}: {seen}"))
+                .1
+                .clone()
         };
         assert_eq!(find("m.room.name")["name"], "Kitchen");
-        assert_eq!(find("m.room.create")["room_version"].as_str().unwrap_or("1"), version);
+        assert_eq!(
+            find("m.room.create")["room_version"]
+                .as_str()
+                .unwrap_or("1"),
+            version
+        );
         assert_eq!(events.last().unwrap().1["reason"], "tea");
         // Only the invite says who knows the room.
         ok(join(&bob, &room, &[]).await);
@@ -60,7 +68,13 @@ async fn an_invite_is_declined_whether_anybody_hears_of_it_or_not() {
     let lan = network();
     let (a, b) = (node(&lan, "a.example"), node(&lan, "b.example"));
     let (alice, bob) = (a.register("alice").await, b.register("bob").await);
-    for (version, up) in [("1", true), ("11", true), ("12", true), ("11", false), ("12", false)] {
+    for (version, up) in [
+        ("1", true),
+        ("11", true),
+        ("12", true),
+        ("11", false),
+        ("12", false),
+    ] {
         let body = json!({
             "preset": "private_chat", "room_version": version, "is_direct": true,
             "invite": [bob.user_id],
@@ -74,7 +88,10 @@ async fn an_invite_is_declined_whether_anybody_hears_of_it_or_not() {
         room.does(&bob, "leave").await;
         room.does(&bob, "leave").await;
         let seen = sync(&bob).await;
-        assert!(told(&seen, "invite", "invite_state", &room).is_empty(), "{seen}");
+        assert!(
+            told(&seen, "invite", "invite_state", &room).is_empty(),
+            "{seen}"
+        );
         room.does(&bob, "forget").await;
         let expected = if up { "leave" } else { "invite" };
         assert_eq!(room.membership(&alice, &bob).await, expected);
@@ -120,9 +137,8 @@ async fn who_knocks_is_let_in_or_goes_away() {
         bob.post(&path, json!({ "reason": "let me in" })).await
     };
     for version in ["7", "10", "12"] {
-        let rule = |rule: &str| {
-            json!([{ "type": "m.room.join_rules", "content": { "join_rule": rule } }])
-        };
+        let rule =
+            |rule: &str| json!([{ "type": "m.room.join_rules", "content": { "join_rule": rule } }]);
         let body = json!({
             "room_version": version, "name": "Kitchen", "initial_state": rule("knock"),
         });
@@ -131,8 +147,16 @@ async fn who_knocks_is_let_in_or_goes_away() {
         assert_eq!(room.membership(&alice, &bob).await, "knock");
         let seen = sync(&bob).await;
         let events = told(&seen, "knock", "knock_state", &room);
-        assert!(events.iter().any(|(_, content)| content["name"] == "Kitchen"), "{seen}");
-        assert!(events.iter().any(|(kind, _)| kind == "m.room.create"), "{seen}");
+        assert!(
+            events
+                .iter()
+                .any(|(_, content)| content["name"] == "Kitchen"),
+            "{seen}"
+        );
+        assert!(
+            events.iter().any(|(kind, _)| kind == "m.room.create"),
+            "{seen}"
+        );
         // Takes it back, knocks again, and is let in.
         room.does(&bob, "leave").await;
         assert_eq!(room.membership(&alice, &bob).await, "leave");

@@ -69,6 +69,13 @@ impl TestServer {
         Self::open(config, clock, (lan, transport), directory, router)
     }
 
+    /// Lets everything end that runs beside the requests, which a restart needs where there is such.
+    pub(crate) async fn stop(&self) {
+        self.services.stop.cancel();
+        self.services.tasks.close();
+        self.services.tasks.wait().await;
+    }
+
     /// The same node, stopped and started again. Its clients go on.
     pub(crate) fn restart(self) -> Self {
         let config = Config::clone(&self.services.config);

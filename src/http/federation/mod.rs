@@ -1,8 +1,10 @@
 //! The server-server API, one file per section of the specification.
 
+mod events;
 mod handshake;
 mod keys;
 mod query;
+mod transactions;
 mod version;
 
 use super::routes::Routes;
@@ -11,5 +13,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
     let routes = version::routes(routes);
     let routes = keys::routes(routes);
     let routes = handshake::routes(routes);
+    let routes = transactions::routes(routes);
+    let routes = events::routes(routes);
     query::routes(routes)
 }

@@ -5,7 +5,7 @@ mod receipts;
 mod typing;
 
 pub use self::{
-    presence::{Presence, Status, Syncing},
+    presence::{Presence, Status, Syncing, Told},
     receipts::{Mark, Receipts},
     typing::Typing,
 };

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::person::Status;
-use self::person::{Person, State};
+use self::person::{Elsewhere, Person, State};
 use crate::{
     clock::Clock,
     error::{Error, Result},
@@ -60,6 +60,19 @@ struct People {
     untold: HashSet<UserNid>,
     /// Whether a task looks after them.
     watched: bool,
+}
+
+/// What another server says of one of its users.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// Whether they are there.
+    pub state: PresenceState,
+    /// What they say about it.
+    pub status_msg: Option<String>,
+    /// How long they have done nothing, in milliseconds.
+    pub last_active_ago: Option<u64>,
+    /// Whether they are doing something right now.
+    pub currently_active: bool,
 }
 
 /// A sync that is going on; when it is dropped, its device begins to be gone.
@@ -161,6 +174,30 @@ impl Presence {
             user: requester.nid,
             device: requester.device_id.clone(),
         }))
+    }
+
+    /// Another server says how a user of its is. Whoever is in no room with anybody here is not remembered.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn set_of_other(self: &Arc<Self>, user: UserNid, told: Told) -> Result<()> {
+        let is_long = |text: &String| text.len() > MAX_STATUS;
+        let Some(state) = State::said(&told.state) else {
+            return Ok(());
+        };
+        if told.status_msg.as_ref().is_some_and(is_long)
+            || rooms_of(&self.store.latest(), user)?.is_empty()
+        {
+            return Ok(());
+        }
+        let now = self.clock.now_ms();
+        let ago = told.last_active_ago.filter(|_| !told.currently_active);
+        self.change(user, |person| {
+            person.elsewhere = Some(Elsewhere { state, said: now });
+            person.last_active = now.saturating_sub(ago.unwrap_or(0));
+            std::mem::replace(&mut person.status_msg, told.status_msg.clone()) != told.status_msg
+        })?;
+        Ok(())
     }
 
     /// A user has done something, such as sending a message.
@@ -353,8 +390,11 @@ impl Presence {
             let People { all, told, .. } = &mut *people;
             for (user, id, rooms) in rooms {
                 if let Some(person) = all.get_mut(&user) {
-                    let json = person.status(now).update(&id).into();
-                    batch.tell_servers(position, Note::Presence { user, json });
+                    // Of others their own server tells.
+                    if person.elsewhere.is_none() {
+                        let json = person.status(now).update(&id).into();
+                        batch.tell_servers(position, Note::Presence { user, json });
+                    }
                     told.remove(&(person.told, user));
                     told.insert((position, user));
                     (person.told, person.rooms) = (position, rooms);
@@ -386,7 +426,10 @@ fn is_needed(presence: &Weak<Presence>) -> bool {
         return false;
     };
     let mut people = presence.people.lock();
-    let someone = people.all.values().any(|person| !person.devices.is_empty());
+    let is_there = |person: &Person| {
+        !person.devices.is_empty() || (person.elsewhere.is_some() && person.state > State::Offline)
+    };
+    let someone = people.all.values().any(is_there);
     people.watched = someone || !people.untold.is_empty();
     people.watched
 }

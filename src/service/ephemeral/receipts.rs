@@ -96,13 +96,55 @@ impl Receipts {
             return Ok(());
         }
         let committed = self.store.commit(|batch| {
+            let mut told = false;
             for change in changes {
-                write(batch, nid, &members, change);
+                told |= write(batch, nid, &members, change);
+            }
+            if told {
+                let position = batch.position();
+                batch.tell_servers(position, Note::Receipt { room: nid });
             }
             Ok(())
         })?;
         drop(guard);
         Ok(self.store.durable(committed.position).await?)
+    }
+
+    /// Another server says what a user of its has read; it was seen that the user is in the room. What is not known here
+    /// is ignored.
+    ///
+    /// # Errors
+    /// 404 when there is no such room.
+    pub async fn set_of_other(
+        &self,
+        room: &RoomId,
+        user: UserNid,
+        mark: &Mark,
+        ts: u64,
+    ) -> Result<()> {
+        let mut guard = self.rooms.lock(room).await?;
+        let (nid, members) = (guard.head().nid, guard.head().members.clone());
+        let view = self.store.latest();
+        let found = self.rooms.find_event(&view, &mark.event_id)?;
+        let found = found
+            .filter(|stored| stored.event.header.room_id == *room && stored.facts.order.is_some());
+        let Some(stored) = found else {
+            return Ok(());
+        };
+        let change = match self.receipt(&view, (user, nid), mark, &stored) {
+            Err(error) if !error.is_internal() => return Ok(()),
+            change => change?,
+        };
+        let Some(Change::Receipt { mut new, old }) = change else {
+            return Ok(());
+        };
+        new.ts = ts.min(new.ts);
+        // The other server does not wait for it.
+        let _not_awaited = self.store.commit(|batch| {
+            write(batch, nid, &members, Change::Receipt { new, old });
+            Ok(())
+        })?;
+        Ok(())
     }
 
     /// The content of `m.receipt` with what was given after `since`, if there is any: without `since`, with all.
@@ -232,10 +274,14 @@ impl Receipts {
     }
 }
 
-fn write(batch: &mut Batch<'_>, room: RoomNid, members: &Members, change: Change) {
+/// Whether everybody may know of it.
+fn write(batch: &mut Batch<'_>, room: RoomNid, members: &Members, change: Change) -> bool {
     let (new, old) = match change {
         Change::Receipt { new, old } => (new, old),
-        Change::FullyRead(writing) => return writing.write(batch),
+        Change::FullyRead(writing) => {
+            writing.write(batch);
+            return false;
+        }
     };
     if let Some(old) = old {
         RECEIPTS.delete(batch, &(room, old));
@@ -250,12 +296,13 @@ fn write(batch: &mut Batch<'_>, room: RoomNid, members: &Members, change: Change
     );
     RECEIPTS_OF.put(batch, &key, &row);
     RECEIPTS.put(batch, &(room, position), &row);
-    if row.receipt_type == PRIVATE {
-        batch.touch_user(position, row.user, Some(room), Kinds::RECEIPTS);
-    } else {
+    let public = row.receipt_type != PRIVATE;
+    if public {
         batch.touch_users(position, members.clone(), room, Kinds::RECEIPTS);
-        batch.tell_servers(position, Note::Receipt { room });
+    } else {
+        batch.touch_user(position, row.user, Some(room), Kinds::RECEIPTS);
     }
+    public
 }
 
 fn order(stored: &Stored) -> Result<i64> {

@@ -27,6 +27,9 @@ use crate::{
 /// The longest that somebody types without saying so again; as long as Synapse allows.
 const MAX_TIMEOUT: Duration = Duration::from_secs(120);
 
+/// How long a user of another server types if nothing more is said. Synapse repeats it every 40 seconds.
+const TIMEOUT_OF_OTHERS: Duration = Duration::from_secs(60);
+
 /// Who is typing where.
 pub struct Typing {
     store: Store,
@@ -96,6 +99,29 @@ impl Typing {
         if self.note((nid, room), requester.nid, until) {
             let news = [(requester.nid, until.is_some())];
             self.announce(nid, members, &news)?;
+        }
+        if until.is_some() {
+            self.watch();
+        }
+        Ok(())
+    }
+
+    /// Another server says that a user of its types, or has stopped; it was seen that the user is in the room.
+    ///
+    /// # Errors
+    /// 404 when there is no such room.
+    pub async fn set_of_other(
+        self: &Arc<Self>,
+        room: &RoomId,
+        user: UserNid,
+        typing: bool,
+    ) -> Result<()> {
+        let mut guard = self.rooms.lock(room).await?;
+        let (nid, members) = (guard.head().nid, guard.head().members.clone());
+        let until = typing.then(|| self.clock.instant() + TIMEOUT_OF_OTHERS);
+        if self.note((nid, room), user, until) {
+            // Their own server tells the others.
+            self.announce(nid, members, &[])?;
         }
         if until.is_some() {
             self.watch();
@@ -211,8 +237,15 @@ impl Typing {
             }
         }
         for (nid, (id, news)) in quiet {
+            let mut own = Vec::with_capacity(news.len());
+            for (user, typing) in news {
+                // Of others their own server tells.
+                if self.store.user_id(user)?.server_name() == self.rooms.server_name() {
+                    own.push((user, typing));
+                }
+            }
             let members = self.rooms.lock(&id).await?.head().members.clone();
-            self.announce(nid, members, &news)?;
+            self.announce(nid, members, &own)?;
         }
         Ok(())
     }

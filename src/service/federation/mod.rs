@@ -2,9 +2,15 @@
 //! which knows no rooms.
 
 mod destination;
+mod edus;
+mod fetch;
 mod handshake;
+mod inbox;
+mod ingest;
 mod outbox;
+mod serve;
 mod transaction;
+mod transactions;
 mod verify;
 
 use std::sync::Arc;
@@ -14,9 +20,16 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use self::outbox::Outbox;
 pub use self::{
     handshake::{Handshakes, Wish},
+    inbox::Inbox,
     outbox::DestinationStatus,
+    transactions::Transaction,
 };
-use super::{accounts::Accounts, keyring::Keyring, rooms::Rooms};
+use super::{
+    accounts::Accounts,
+    ephemeral::{Presence, Receipts, Typing},
+    keyring::Keyring,
+    rooms::Rooms,
+};
 use crate::{
     clock::{Clock, Entropy},
     remote::Remote,
@@ -45,6 +58,14 @@ pub struct Parts {
     pub accounts: Arc<Accounts>,
     /// Who enters and leaves rooms now.
     pub handshakes: Handshakes,
+    /// Who is typing.
+    pub typing: Arc<Typing>,
+    /// Who has read what.
+    pub receipts: Arc<Receipts>,
+    /// Who is there.
+    pub presence: Arc<Presence>,
+    /// What has come in and has no place yet.
+    pub inbox: Inbox,
     /// What runs beside the requests.
     pub tasks: TaskTracker,
     /// Cancelled when the node stops.

@@ -22,8 +22,19 @@ impl Federation {
         rules: &'static RoomVersionRules,
         texts: Vec<String>,
     ) -> Result<Vec<Result<Pdu, Dropped>>> {
-        let received =
-            beside(move || on_all_cores(texts, |text| ingest::receive(&text, rules))).await?;
+        let received = parse(rules, texts).await?;
+        self.check(rules, received).await
+    }
+
+    /// The second half of [`Self::verify`], for what was parsed already.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub(super) async fn check(
+        &self,
+        rules: &'static RoomVersionRules,
+        received: Vec<Result<Received, Dropped>>,
+    ) -> Result<Vec<Result<Pdu, Dropped>>> {
         let mut needs = Vec::new();
         for event in received.iter().flatten() {
             for need in Keyring::needs(event.object(), rules) {
@@ -48,8 +59,18 @@ impl Federation {
     }
 }
 
+/// The first half of [`Federation::verify`]: what the events are, whoever may have made them.
+pub(super) async fn parse(
+    rules: &'static RoomVersionRules,
+    texts: Vec<String>,
+) -> Result<Vec<Result<Received, Dropped>>> {
+    beside(move || on_all_cores(texts, |text| ingest::receive(&text, rules))).await
+}
+
 /// Computes on a thread for that.
-async fn beside<T: Send + 'static>(compute: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+pub(super) async fn beside<T: Send + 'static>(
+    compute: impl FnOnce() -> T + Send + 'static,
+) -> Result<T> {
     let computed = tokio::task::spawn_blocking(compute).await;
     computed.map_err(|error| Error::Internal(format!("checking events broke off: {error}")))
 }

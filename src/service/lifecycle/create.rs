@@ -4,8 +4,8 @@
 
 use http::StatusCode;
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomId,
-    RoomAliasId, UserId,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomAliasId, OwnedRoomId, OwnedUserId,
+    RoomAliasId, RoomId, UserId,
     api::client::room::create_room::v3::{Request, RoomPreset},
     events::StateEventType,
     room_version_rules::AuthorizationRules,

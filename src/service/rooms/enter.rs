@@ -35,7 +35,7 @@ use crate::{
 };
 
 /// How many places are kept free for what has happened while nobody here was in the room.
-const FREE_PLACES: u64 = 1 << 20;
+pub(super) const FREE_PLACES: u64 = 1 << 20;
 
 /// How entering a room went.
 #[derive(Clone, Debug, PartialEq, Eq)]

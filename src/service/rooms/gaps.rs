@@ -299,7 +299,8 @@ pub(super) fn gap_below(view: &View, room: RoomNid, from: i64) -> Result<Option<
 }
 
 /// Those of the events to which the missing ones lead, each after those that it follows.
-fn connected(missing: &[OwnedEventId], pdus: &[Pdu]) -> Vec<usize> {
+#[must_use]
+pub fn connected(missing: &[OwnedEventId], pdus: &[Pdu]) -> Vec<usize> {
     let by_id: HashMap<&OwnedEventId, usize> = pdus
         .iter()
         .enumerate()

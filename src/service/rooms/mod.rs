@@ -27,7 +27,7 @@ use ruma::{OwnedServerName, RoomVersionId, ServerName};
 pub use self::{
     append::{NewEvent, Run, Transaction},
     enter::Entered,
-    gaps::{Filled, Gap},
+    gaps::{Filled, Gap, connected},
     handshake::Told,
     head::{RoomGuard, RoomHead},
     incoming::{Before, Outcome},

@@ -115,6 +115,14 @@ impl Rooms {
         Ok(acl.allows(server))
     }
 
+    /// The number of a room that somebody has named.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn nid_of(&self, room: &RoomId) -> Result<Option<RoomNid>> {
+        Ok(self.store.find_room(room)?)
+    }
+
     /// What another server may have of a room.
     ///
     /// # Errors

@@ -11,9 +11,9 @@ use crate::{
     store::{
         Result,
         schema::{
-            CURRENT_STATE, DESTINATIONS, EVENTS, EXTRA_TARGETS, GAPS, LOCAL_EVENTS, ROOM_HEADS,
-            ROOM_IDS, ROOM_MEMBERS, ROOM_SERVERS, SERVER_NAMES, SERVER_ROOMS, STRIPPED, TIMELINE,
-            USER_IDS, WAITING,
+            CURRENT_STATE, DESTINATIONS, EVENTS, EXTRA_TARGETS, GAPS, INBOX, LOCAL_EVENTS,
+            ROOM_HEADS, ROOM_IDS, ROOM_MEMBERS, ROOM_SERVERS, SERVER_NAMES, SERVER_ROOMS, STRIPPED,
+            TIMELINE, USER_IDS, WAITING,
         },
     },
 };
@@ -25,6 +25,7 @@ impl Check<'_> {
         self.destinations(say)?;
         self.gaps(say)?;
         self.hidden(say)?;
+        self.inbox(say)?;
         self.rows(&STRIPPED, say, |say, (room, user), json| {
             if serde_json::from_str::<Vec<IgnoredAny>>(&json).is_err() {
                 say(format!(
@@ -153,6 +154,30 @@ impl Check<'_> {
             }
             if !ROOM_IDS.contains(&self.view, &(room,))? {
                 say(format!("room {room} has a head but no name"));
+            }
+            Ok(())
+        })
+    }
+
+    /// What waits is JSON, is from a server with a name, and is in a room that is here.
+    fn inbox(&self, say: &mut dyn FnMut(Complaint)) -> Result<()> {
+        self.rows(&INBOX, say, |say, (room, position), row| {
+            let id = &row.id;
+            if !ROOM_HEADS.contains(&self.view, &(room,))? {
+                say(format!(
+                    "event {id} waits for room {room}, which is missing"
+                ));
+            }
+            if !SERVER_NAMES.contains(&self.view, &(row.origin,))? {
+                say(format!("event {id} was sent by nobody"));
+            }
+            if serde_json::from_str::<IgnoredAny>(&row.json).is_err() {
+                say(format!("event {id}, which waits, is not JSON"));
+            }
+            if position > self.view.position() {
+                say(format!(
+                    "event {id} waits since {position}, which has not come yet"
+                ));
             }
             Ok(())
         })

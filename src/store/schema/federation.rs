@@ -1,8 +1,12 @@
 //! Rows about other servers.
 
+use ruma::OwnedEventId;
 use serde::{Deserialize, Serialize};
 
-use crate::{protocol::ids::Position, store::codec::Record};
+use crate::{
+    protocol::ids::{Position, ServerNid},
+    store::codec::Record,
+};
 
 /// A key by which a server signs or has signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,3 +55,16 @@ pub struct DestinationRow {
 }
 
 impl Record for DestinationRow {}
+
+/// An event that was sent to this node and waits for what it builds on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InboxRow {
+    /// Who sent it.
+    pub origin: ServerNid,
+    /// Its id.
+    pub id: OwnedEventId,
+    /// The event as it came.
+    pub json: String,
+}
+
+impl Record for InboxRow {}

@@ -25,6 +25,10 @@ const IDLE: u64 = 5 * 60 * 1000;
 /// Who did something within this time is said to be active now, in milliseconds.
 const ACTIVE: u64 = 60 * 1000;
 
+/// A user of another server of whom it has said nothing for this long is gone, in milliseconds. Synapse repeats it every
+/// 25 minutes.
+const FORGOTTEN: u64 = 30 * 60 * 1000;
+
 /// One user.
 #[derive(Default)]
 pub(super) struct Person {
@@ -32,10 +36,19 @@ pub(super) struct Person {
     pub(super) status_msg: Option<String>,
     pub(super) last_active: u64,
     pub(super) devices: HashMap<Option<String>, Device>,
+    /// What their own server says, if that is another one.
+    pub(super) elsewhere: Option<Elsewhere>,
     /// When others were told the last time.
     pub(super) told: Position,
     /// The rooms at that time, to see quickly who may know.
     pub(super) rooms: Arc<HashSet<RoomNid>>,
+}
+
+/// What another server says of its user.
+pub(super) struct Elsewhere {
+    pub(super) state: State,
+    /// When.
+    pub(super) said: u64,
 }
 
 /// What one app says.
@@ -93,7 +106,15 @@ impl Person {
         self.devices.retain(|_, device| !device.is_gone(now));
         let most = self.devices.values().map(|device| device.state).max();
         let mut state = most.unwrap_or_default();
-        if now.saturating_sub(self.last_active) >= IDLE {
+        if let Some(elsewhere) = &self.elsewhere {
+            // Their own server knows best who is idle.
+            let is_current = now.saturating_sub(elsewhere.said) < FORGOTTEN;
+            state = if is_current {
+                elsewhere.state
+            } else {
+                State::Offline
+            };
+        } else if now.saturating_sub(self.last_active) >= IDLE {
             state = state.min(State::Unavailable);
         }
         std::mem::replace(&mut self.state, state) != state

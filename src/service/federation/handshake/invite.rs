@@ -201,9 +201,8 @@ impl Federation {
         let (version, rules) = (head.row.version.clone(), head.rules);
         drop(guard);
 
-        let raw = |text: String| {
-            RawValue::from_string(text).map_err(|e| Error::Internal(e.to_string()))
-        };
+        let raw =
+            |text: String| RawValue::from_string(text).map_err(|e| Error::Internal(e.to_string()));
         let signed = self.ask_to_sign(server, &version, &event, told).await?;
         let mut object = event
             .to_canonical()
@@ -237,9 +236,8 @@ impl Federation {
         told: Vec<String>,
     ) -> Result<CanonicalJsonObject> {
         let header = &event.header;
-        let raw = |text: String| {
-            RawValue::from_string(text).map_err(|e| Error::Internal(e.to_string()))
-        };
+        let raw =
+            |text: String| RawValue::from_string(text).map_err(|e| Error::Internal(e.to_string()));
         let told: Vec<_> = told.into_iter().map(raw).collect::<Result<_>>()?;
         let request = create_invite::v2::Request::new(
             header.room_id.clone(),
@@ -344,8 +342,7 @@ fn add_signatures(
 
 /// Stripped state in whichever form it came.
 pub(super) fn raws(told: Vec<RawStrippedState>) -> Result<Vec<Box<RawValue>>> {
-    let raw = |event| {
-        serde_json::value::to_raw_value(&event).map_err(|e| Error::Internal(e.to_string()))
-    };
+    let raw =
+        |event| serde_json::value::to_raw_value(&event).map_err(|e| Error::Internal(e.to_string()));
     told.into_iter().map(raw).collect()
 }

@@ -47,7 +47,9 @@ impl Federation {
         versions: Option<&[RoomVersionId]>,
     ) -> Result<String> {
         if user.server_name() != origin {
-            return Err(Error::forbidden(format!("{user} is not a user of {origin}")));
+            return Err(Error::forbidden(format!(
+                "{user} is not a user of {origin}"
+            )));
         }
         let rooms = &self.0.rooms;
         let mut guard = rooms.lock_as_resident(room, origin).await?;
@@ -274,7 +276,11 @@ impl Federation {
         out.push_str(",\"members_omitted\":false,\"origin\":");
         push_string(&mut out, self.0.keyring.name().as_str());
         out.push_str(",\"servers_in_room\":[");
-        for (at, server) in servers.iter().filter(|server| *server != origin).enumerate() {
+        for (at, server) in servers
+            .iter()
+            .filter(|server| *server != origin)
+            .enumerate()
+        {
             if at > 0 {
                 out.push(',');
             }

@@ -31,6 +31,9 @@ use crate::{
 /// The most events that are not shown through which it is looked for what an event follows.
 const MAX_HIDDEN: usize = 200;
 
+/// The most gaps that are marked in a room.
+const MAX_GAPS: usize = 100;
+
 /// A difference of two states: what is set, and what is removed.
 pub(super) type Delta = (Vec<(StateKeyNid, EventNid)>, Vec<StateKeyNid>);
 
@@ -85,6 +88,8 @@ pub(super) struct Plan {
     pub(super) is_straight: bool,
     /// Whether it is the newest of its room, not one from before.
     pub(super) is_live: bool,
+    /// What it follows and what is not here, so that its timeline has a gap below it.
+    pub(super) lacks: Vec<OwnedEventId>,
 }
 
 impl Plan {
@@ -289,9 +294,18 @@ impl Rooms {
             changes: Vec::new(),
             is_straight: false,
             is_live,
+            lacks: Vec::new(),
             event,
             arrivals,
         };
+        if is_live && plan.verdict == Verdict::Accepted && matches!(before, Before::Given(_)) {
+            let unknown = prev.into_iter().filter(|id| !has_state(id));
+            let unknown: Vec<_> = unknown.collect();
+            // Whoever makes events with nothing before them must not make the room slow to read.
+            if !unknown.is_empty() && self.gaps(&view, head.nid)?.len() < MAX_GAPS {
+                plan.lacks = unknown;
+            }
+        }
         if is_live && plan.verdict == Verdict::Accepted && !plan.arrivals.is_followed {
             self.plan_current(&view, head, &mut plan)?;
         }

@@ -13,11 +13,11 @@ use crate::{
         ids::{EventNid, SnapshotId},
         ingest::Verdict,
     },
-    service::rooms::{RoomHead, Rooms, Stored},
+    service::rooms::{RoomHead, Rooms, Stored, enter::FREE_PLACES},
     store::{
         Batch, StateMap,
         notify::Kinds,
-        schema::{Facts, RELATIONS, WAITING},
+        schema::{Facts, GAPS, GapRow, RELATIONS, WAITING},
     },
 };
 
@@ -45,6 +45,7 @@ pub(super) fn write(head: &mut RoomHead, batch: &mut Batch<'_>, plan: Plan) -> W
         changes,
         is_straight,
         is_live,
+        lacks,
     } = plan;
     let mut states = Vec::new();
     if let Some(delta) = ground.fresh {
@@ -56,6 +57,10 @@ pub(super) fn write(head: &mut RoomHead, batch: &mut Batch<'_>, plan: Plan) -> W
     }
     let before = ground.chain.tip;
 
+    let floor = head.row.last.live_order();
+    if !lacks.is_empty() {
+        batch.skip(FREE_PLACES);
+    }
     let position = batch.position();
     let is_promoted = promoted.is_some();
     let nid = promoted
@@ -142,6 +147,15 @@ pub(super) fn write(head: &mut RoomHead, batch: &mut Batch<'_>, plan: Plan) -> W
             head.row.depth = head.row.depth.max(event.header.depth);
         }
         head.row.last = position;
+        if !lacks.is_empty() {
+            let gap = GapRow {
+                next: order - 1,
+                floor,
+                missing: lacks,
+            };
+            head.row.gap = Some(gap.next);
+            GAPS.put(batch, &(head.nid, order), &gap);
+        }
         batch.touch_users(position, head.members.clone(), head.nid, kinds);
     }
     Written {

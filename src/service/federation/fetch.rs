@@ -1,0 +1,409 @@
+//! Getting from other servers what an event needs: those that authorise it, those before it, the state before it.
+//!
+//! Nothing here holds a room's lock while it asks. All that a search asks for is counted, so that an event costs its
+//! receiver no more than so many requests whatever it refers to.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use http::StatusCode;
+use js_int::UInt;
+use ruma::{
+    EventId, OwnedEventId, OwnedRoomId, OwnedServerName, ServerName,
+    api::{
+        OutgoingRequest,
+        federation::{
+            authentication::ServerSignatures,
+            authorization::get_event_authorization,
+            event::{get_event, get_missing_events, get_room_state, get_room_state_ids},
+        },
+        path_builder::PathBuilder,
+    },
+    room_version_rules::RoomVersionRules,
+    state_res::Event as _,
+};
+use serde_json::value::RawValue;
+use tokio::{sync::Semaphore, task::JoinSet};
+
+use super::{Federation, verify::beside};
+use crate::{
+    error::Result,
+    protocol::{ids::RoomNid, ingest::Pdu},
+    remote::{self, Kind, Limits},
+    service::rooms::{MAX_MISSING_EVENTS, connected},
+};
+
+/// How many servers are asked for one thing.
+const MOST_SERVERS: usize = 4;
+
+/// How many requests may be made for one event.
+const MOST_REQUESTS: usize = 300;
+
+/// How often it is asked for what lies before.
+const MOST_ROUNDS: usize = 10;
+
+/// The most events that are looked at of an answer about what lies before; others give more than they are asked for.
+const MOST_MISSING: usize = 100;
+
+/// How many events are got one by one; for more the whole state is fetched.
+const MOST_SINGLE: usize = 100;
+
+/// How many are asked for at the same time.
+const AT_ONCE: usize = 8;
+
+/// How far the events are followed that authorise others, when they must be got one by one.
+const MOST_STEPS: usize = 20;
+
+/// For an auth chain, and for the ids of a state.
+const CHAIN: Limits = Limits {
+    time: Duration::from_secs(60),
+    body: 32 << 20,
+};
+
+/// For a whole state.
+const STATE: Limits = Limits {
+    time: Duration::from_secs(120),
+    body: 128 << 20,
+};
+
+/// Looking for what one event needs.
+pub(super) struct Search {
+    /// The room.
+    pub(super) room: OwnedRoomId,
+    /// Its number.
+    pub(super) nid: RoomNid,
+    /// The rules of its version.
+    pub(super) rules: &'static RoomVersionRules,
+    /// Who is asked, in this order.
+    servers: Vec<OwnedServerName>,
+    left: AtomicUsize,
+}
+
+/// Why something could not be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Failed {
+    /// Somebody did not answer who may do so later.
+    Silent,
+    /// Nobody who was asked has it.
+    Nowhere,
+}
+
+impl Federation {
+    /// Begins to look for what an event needs that came from `origin`.
+    pub(super) fn search(
+        &self,
+        (nid, room): (RoomNid, OwnedRoomId),
+        rules: &'static RoomVersionRules,
+        origin: &ServerName,
+        sender: &ServerName,
+    ) -> Result<Arc<Search>> {
+        let own = self.0.rooms.server_name();
+        let others = self.0.rooms.servers_in(&self.0.store.latest(), nid)?;
+        let all = [origin, sender];
+        let mut servers: Vec<OwnedServerName> = Vec::new();
+        for server in all.into_iter().chain(others.iter().map(|name| &**name)) {
+            let is_new = server != own && servers.iter().all(|known| known != server);
+            if is_new && servers.len() < MOST_SERVERS && self.0.remote.admits(server) {
+                servers.push(server.to_owned());
+            }
+        }
+        Ok(Arc::new(Search {
+            room,
+            nid,
+            rules,
+            servers,
+            left: AtomicUsize::new(MOST_REQUESTS),
+        }))
+    }
+
+    /// Asks one server after the other.
+    async fn ask<R>(
+        &self,
+        search: &Search,
+        request: impl Fn() -> R + Send,
+        limits: Limits,
+    ) -> Result<R::IncomingResponse, Failed>
+    where
+        R: OutgoingRequest<Authentication = ServerSignatures> + Send,
+        R::PathBuilder: for<'a> PathBuilder<Input<'a> = ()>,
+    {
+        let mut failed = Failed::Nowhere;
+        for server in &search.servers {
+            let left = &search.left;
+            let counted = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                left.checked_sub(1)
+            });
+            if counted.is_err() {
+                return Err(Failed::Nowhere);
+            }
+            let asked = Box::pin(self.0.remote.send_within(server, request(), limits));
+            match asked.await {
+                Ok(answer) => return Ok(answer),
+                Err(error) if is_silence(&error) => failed = Failed::Silent,
+                Err(_) => {}
+            }
+        }
+        Err(failed)
+    }
+
+    /// What of some events is genuine and of the room.
+    async fn genuine(
+        &self,
+        search: &Search,
+        events: impl IntoIterator<Item = Box<RawValue>>,
+    ) -> Result<Vec<Pdu>> {
+        let texts = events.into_iter().map(|raw| Box::<str>::from(raw).into());
+        // Boxed, as the compiler gives up on futures that are nested too deeply.
+        let checked = Box::pin(self.verify(search.rules, texts.collect())).await?;
+        let genuine = checked.into_iter().filter_map(|checked| {
+            checked
+                .inspect_err(|dropped| {
+                    tracing::debug!(room = %search.room, %dropped, "an event that was asked for is dropped");
+                })
+                .ok()
+        });
+        let of_room = |pdu: &Pdu| pdu.event.header.room_id == search.room;
+        Ok(genuine.filter(of_room).collect())
+    }
+
+    /// Stores events that authorise others or are parts of states.
+    async fn keep(&self, search: &Search, pdus: Vec<Pdu>) -> Result<()> {
+        if pdus.is_empty() {
+            return Ok(());
+        }
+        let rooms = self.0.rooms.clone();
+        let mut guard = rooms.lock(&search.room).await?;
+        let stored = beside(move || rooms.store_unplaced_events(guard.head(), pdus)).await??;
+        tracing::debug!(room = %search.room, ?stored, "events that authorise others were fetched");
+        Ok(())
+    }
+
+    /// Those of some events of which nothing is known here.
+    fn unknown(&self, ids: impl IntoIterator<Item = OwnedEventId>) -> Result<Vec<OwnedEventId>> {
+        let view = self.0.store.latest();
+        let mut unknown = Vec::new();
+        for id in ids {
+            if self.0.rooms.find_event(&view, &id)?.is_none() {
+                unknown.push(id);
+            }
+        }
+        Ok(unknown)
+    }
+
+    /// Gets what authorises an event.
+    pub(super) async fn fetch_auth(
+        &self,
+        search: &Arc<Search>,
+        event: &EventId,
+        missing: Vec<OwnedEventId>,
+    ) -> Result<Result<(), Failed>> {
+        let request =
+            || get_event_authorization::v1::Request::new(search.room.clone(), event.to_owned());
+        let mut failed = Failed::Nowhere;
+        match self.ask(search, request, CHAIN).await {
+            Ok(answer) => {
+                let pdus = self.genuine(search, answer.auth_chain).await?;
+                self.keep(search, pdus).await?;
+            }
+            Err(how) => failed = how,
+        }
+        let mut wanted = self.unknown(missing.clone())?;
+        let (mut seen, mut got) = (HashSet::new(), Vec::new());
+        for _ in 0..MOST_STEPS {
+            seen.extend(wanted.iter().cloned());
+            if wanted.is_empty() || seen.len() > MOST_SINGLE {
+                break;
+            }
+            let (pdus, how) = self.fetch_events(search, wanted).await?;
+            failed = how.unwrap_or(failed);
+            let cited = pdus.iter().flat_map(|pdu| pdu.event.auth_events());
+            let cited: BTreeSet<_> = cited.filter(|id| !seen.contains(*id)).cloned().collect();
+            wanted = self.unknown(cited)?;
+            got.extend(pdus);
+        }
+        self.keep(search, got).await?;
+        let is_complete = self.unknown(missing)?.is_empty();
+        Ok(if is_complete { Ok(()) } else { Err(failed) })
+    }
+
+    /// Gets events one by one; says whether somebody was silent who may have one that is missing.
+    async fn fetch_events(
+        &self,
+        search: &Arc<Search>,
+        ids: Vec<OwnedEventId>,
+    ) -> Result<(Vec<Pdu>, Option<Failed>)> {
+        let seats = Arc::new(Semaphore::new(AT_ONCE));
+        let mut tasks = JoinSet::new();
+        for id in ids {
+            let (federation, search, seats) = (self.clone(), search.clone(), seats.clone());
+            tasks.spawn(async move {
+                let _seat = seats.acquire_owned().await;
+                let request = || get_event::v1::Request::new(id.clone());
+                let answer = federation.ask(&search, request, Limits::USUAL).await;
+                (id, answer)
+            });
+        }
+        let (mut asked, mut events, mut failed) = (HashSet::new(), Vec::new(), None);
+        while let Some(done) = tasks.join_next().await {
+            match done {
+                Ok((id, Ok(answer))) => {
+                    asked.insert(id);
+                    events.push(answer.pdu);
+                }
+                Ok((_, Err(Failed::Silent))) => failed = Some(Failed::Silent),
+                Ok((_, Err(Failed::Nowhere))) => {}
+                Err(error) => tracing::error!(%error, "asking for an event broke off"),
+            }
+        }
+        let mut pdus = self.genuine(search, events).await?;
+        pdus.retain(|pdu| asked.contains(&pdu.event.header.id));
+        Ok((pdus, failed))
+    }
+
+    /// Gets what lies between an event and what is here, each after those that it follows. How asking failed is told
+    /// only if nothing was had.
+    pub(super) async fn fetch_before(
+        &self,
+        search: &Arc<Search>,
+        pdu: &Pdu,
+    ) -> Result<Result<Vec<Pdu>, Failed>> {
+        let limit = UInt::try_from(MAX_MISSING_EVENTS).unwrap_or(UInt::MAX);
+        let earliest = {
+            let mut guard = self.0.rooms.lock(&search.room).await?;
+            let ends = guard.head().row.extremities.iter();
+            ends.map(|(id, _)| id.clone()).collect::<Vec<_>>()
+        };
+        let mut found: Vec<Pdu> = Vec::new();
+        let mut seen = HashSet::from([pdu.event.header.id.clone()]);
+        let mut latest = vec![pdu.event.header.id.clone()];
+        let mut failed = Failed::Nowhere;
+        for _ in 0..MOST_ROUNDS {
+            let request = || {
+                let (earliest, latest) = (earliest.clone(), latest.clone());
+                let room = search.room.clone();
+                let mut request = get_missing_events::v1::Request::new(room, earliest, latest);
+                request.limit = limit;
+                request
+            };
+            let answer = match self.ask(search, request, Limits::USUAL).await {
+                Ok(answer) => answer,
+                Err(how) => {
+                    failed = how;
+                    break;
+                }
+            };
+            let events = answer.events.into_iter().take(MOST_MISSING);
+            let before = found.len();
+            for event in self.genuine(search, events).await? {
+                if seen.insert(event.event.header.id.clone()) {
+                    found.push(event);
+                }
+            }
+            if found.len() == before {
+                break;
+            }
+            // Those that still hang in the air.
+            latest.clear();
+            for event in &found {
+                let cited = event.event.prev_events().filter(|id| !seen.contains(*id));
+                if !self.placeless(cited)?.is_empty() && latest.len() < MAX_MISSING_EVENTS {
+                    latest.push(event.event.header.id.clone());
+                }
+            }
+            if latest.is_empty() {
+                break;
+            }
+        }
+        if found.is_empty() {
+            return Ok(Err(failed));
+        }
+        let wanted: Vec<_> = pdu.event.prev_events().cloned().collect();
+        let order = connected(&wanted, &found);
+        let mut slots: Vec<_> = found.into_iter().map(Some).collect();
+        let in_order = order.into_iter().filter_map(|at| slots.get_mut(at)?.take());
+        Ok(Ok(in_order.collect()))
+    }
+
+    /// Those of some events around which the state is not known.
+    fn placeless<'e>(
+        &self,
+        ids: impl Iterator<Item = &'e OwnedEventId>,
+    ) -> Result<Vec<OwnedEventId>> {
+        let view = self.0.store.latest();
+        let mut placeless = Vec::new();
+        for id in ids {
+            let found = self.0.rooms.find_event(&view, id)?;
+            if !found.is_some_and(|stored| stored.has_state()) {
+                placeless.push(id.clone());
+            }
+        }
+        Ok(placeless)
+    }
+
+    /// Gets the state before an event as another server tells it, with all of its events.
+    pub(super) async fn fetch_state(
+        &self,
+        search: &Arc<Search>,
+        event: &EventId,
+    ) -> Result<Result<Vec<OwnedEventId>, Failed>> {
+        let request =
+            || get_room_state_ids::v1::Request::new(event.to_owned(), search.room.clone());
+        let told = match self.ask(search, request, CHAIN).await {
+            Ok(told) => told,
+            Err(failed) => return Ok(Err(failed)),
+        };
+        let all: BTreeSet<_> = told.pdu_ids.iter().chain(&told.auth_chain_ids).collect();
+        let unknown = self.unknown(all.into_iter().cloned())?;
+        let mut failed = None;
+        if unknown.len() > MOST_SINGLE {
+            let _seat = self.0.inbox.states.acquire().await;
+            let request =
+                || get_room_state::v1::Request::new(event.to_owned(), search.room.clone());
+            match self.ask(search, request, STATE).await {
+                Ok(state) => {
+                    let events = state.pdus.into_iter().chain(state.auth_chain);
+                    let pdus = self.genuine(search, events).await?;
+                    self.keep(search, pdus).await?;
+                }
+                Err(how) => return Ok(Err(how)),
+            }
+        } else {
+            let (pdus, how) = self.fetch_events(search, unknown).await?;
+            failed = how;
+            self.keep(search, pdus).await?;
+        }
+        let missing: HashSet<_> = self.unknown(told.pdu_ids.clone())?.into_iter().collect();
+        if let (Some(failed), false) = (failed, missing.is_empty()) {
+            return Ok(Err(failed));
+        }
+        // What nobody has is no part of it, here as elsewhere; the current state must allow the event besides.
+        let state = told.pdu_ids.into_iter().filter(|id| !missing.contains(id));
+        let state: Vec<_> = state.collect();
+        Ok(if state.is_empty() {
+            Err(Failed::Nowhere)
+        } else {
+            Ok(state)
+        })
+    }
+}
+
+/// Whether a server may answer later what it does not answer now.
+fn is_silence(error: &remote::Error) -> bool {
+    match &error.kind {
+        Kind::Name(_)
+        | Kind::Connect { .. }
+        | Kind::Tls(_)
+        | Kind::Timeout(_)
+        | Kind::Broken(_) => true,
+        Kind::Status { status, .. } => {
+            status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,304 @@
+//! Works off what has come in and has no place yet: one task per room, so that no room waits for another.
+//!
+//! The room's lock is held only to write. What is missing is fetched without it. An event that was pushed must bring all
+//! that lies between it and what is here; whoever has sent it has that. Those that were fetched so may hang in the air,
+//! as the history of a long time is too much: the state before them is taken as another server tells it, and the gap is
+//! marked.
+
+use std::{
+    collections::HashMap,
+    ops::Bound,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::Notify;
+
+use super::{
+    Federation,
+    fetch::{Failed, Search},
+    verify::beside,
+};
+use crate::{
+    error::{Error, Result},
+    protocol::{
+        ids::{Position, RoomNid},
+        ingest::{Dropped, Need, Pdu},
+        version,
+    },
+    service::rooms::{Before, Outcome},
+    store::{
+        self,
+        schema::{INBOX, InboxRow},
+    },
+};
+
+/// How many events are read at once.
+const CHUNK: usize = 20;
+
+/// How long one event may take, however many servers are asked.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// How long it is until an event is tried again, by how often it was tried. Afterwards it is given up; what follows it
+/// leads to it again.
+const AGAIN: [Duration; 7] = [
+    Duration::from_secs(2),
+    Duration::from_secs(10),
+    Duration::from_secs(30),
+    Duration::from_secs(60),
+    Duration::from_secs(300),
+    Duration::from_secs(1800),
+    Duration::from_secs(7200),
+];
+
+/// How soon it is tried again when something else of the room has come in.
+const SOON: Duration = Duration::from_secs(1);
+
+/// What became of an event that waits.
+enum Fate {
+    /// It is written, and its row is gone with the same commit.
+    Written,
+    /// It is not to be written, or was already.
+    Over,
+    /// It may be tried again.
+    Later,
+}
+
+/// An event that must wait longer.
+struct Parked {
+    tries: usize,
+    until: Instant,
+}
+
+impl From<Failed> for Fate {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Silent => Self::Later,
+            Failed::Nowhere => Self::Over,
+        }
+    }
+}
+
+impl Federation {
+    /// Sees to it that a task works a room off.
+    pub(super) fn work_off(&self, room: RoomNid) {
+        let Some(news) = self.0.inbox.begin(room) else {
+            return;
+        };
+        let federation = self.clone();
+        self.0.tasks.spawn(async move {
+            let stop = federation.0.stop.clone();
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = federation.work(room, &news) => {}
+            }
+        });
+    }
+
+    async fn work(&self, room: RoomNid, news: &Notify) {
+        let mut parked: HashMap<Position, Parked> = HashMap::new();
+        loop {
+            let mut wait = PATIENCE;
+            match self.round(room, &mut parked).await {
+                Ok(()) => {}
+                Err(Error::Store(store::Error::Closed)) => return,
+                Err(error) => {
+                    tracing::error!(%error, "what other servers have sent could not be worked off");
+                    wait = SOON;
+                }
+            }
+            if parked.is_empty() && self.0.inbox.end(room) {
+                return;
+            }
+            let now = self.0.clock.instant();
+            if let Some(first) = parked.values().map(|parked| parked.until).min() {
+                wait = wait.min(first.saturating_duration_since(now));
+            }
+            tokio::select! {
+                () = news.notified() => {}
+                () = self.0.clock.sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Tries all that waits and is due, in the order in which it came.
+    async fn round(&self, room: RoomNid, parked: &mut HashMap<Position, Parked>) -> Result<()> {
+        let mut from = Bound::Unbounded;
+        let mut has_written = false;
+        loop {
+            let rows = {
+                let view = self.0.store.latest();
+                let rows = INBOX.range(&view, &(room,), (from, Bound::Unbounded));
+                rows.take(CHUNK).collect::<store::Result<Vec<_>>>()?
+            };
+            let Some(((_, last), _)) = rows.last() else {
+                break;
+            };
+            from = Bound::Excluded((room, *last));
+            for ((_, at), row) in rows {
+                let now = self.0.clock.instant();
+                if parked.get(&at).is_some_and(|parked| parked.until > now) {
+                    continue;
+                }
+                let tries = parked.get(&at).map_or(0, |parked| parked.tries);
+                let fate = tokio::select! {
+                    fate = Box::pin(self.attempt(room, at, &row)) => fate?,
+                    () = self.0.clock.sleep(PATIENCE) => Fate::Later,
+                };
+                match (fate, AGAIN.get(tries)) {
+                    (Fate::Later, Some(wait)) => {
+                        let until = self.0.clock.instant() + *wait;
+                        let tries = tries + 1;
+                        parked.insert(at, Parked { tries, until });
+                    }
+                    (fate, _) => {
+                        match fate {
+                            Fate::Written => has_written = true,
+                            Fate::Over => self.forget(room, at)?,
+                            Fate::Later => {
+                                tracing::warn!(id = %row.id, "what an event of another server needs could not be had; it is given up");
+                                self.forget(room, at)?;
+                            }
+                        }
+                        parked.remove(&at);
+                        self.0.inbox.discount(room, row.origin);
+                    }
+                }
+            }
+        }
+        if has_written {
+            // The link is back, or what was missing has come by another way.
+            let soon = self.0.clock.instant() + SOON;
+            for parked in parked.values_mut() {
+                parked.until = parked.until.min(soon);
+            }
+        }
+        Ok(())
+    }
+
+    fn forget(&self, room: RoomNid, at: Position) -> Result<()> {
+        // Nobody is told of it, so nobody waits for the disk.
+        let _not_awaited = self.0.store.commit(|batch| {
+            INBOX.delete(batch, &(room, at));
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    async fn attempt(&self, room: RoomNid, at: Position, row: &InboxRow) -> Result<Fate> {
+        let id = (*self.0.store.room_id(room)?).clone();
+        let origin = self.0.store.server_name(row.origin)?;
+        let rules = {
+            let (view, rooms) = (self.0.store.latest(), &self.0.rooms);
+            // It may have been left, or have changed whom it lets in, while this waited.
+            if !rooms.has_server(&view, room, rooms.server_name())?
+                || !rooms.acl_allows(&view, room, &origin)?
+            {
+                return Ok(Fate::Over);
+            }
+            rooms.version_of(&view, &id)?
+        };
+        let Some(rules) = rules.and_then(|version| version::rules(&version)) else {
+            return Ok(Fate::Over);
+        };
+        let checked = Box::pin(self.verify(rules, vec![row.json.clone()]));
+        let pdu = match checked.await?.pop() {
+            Some(Ok(pdu)) => Arc::new(pdu),
+            // The keys may be had later.
+            Some(Err(Dropped::Signature(_))) => return Ok(Fate::Later),
+            Some(Err(_)) | None => return Ok(Fate::Over),
+        };
+        let sender = pdu.event.header.sender.server_name();
+        let search = self.search((room, id), rules, &origin, sender)?;
+        Box::pin(self.take_pushed(&search, &pdu, at)).await
+    }
+
+    /// Writes an event that was pushed, and what lies before it.
+    async fn take_pushed(
+        &self,
+        search: &Arc<Search>,
+        pdu: &Arc<Pdu>,
+        at: Position,
+    ) -> Result<Fate> {
+        let (mut has_auth, mut has_before) = (false, false);
+        let mut failed = Failed::Nowhere;
+        loop {
+            match self.write(search, pdu, None, Some(at)).await? {
+                Outcome::Written { .. } => return Ok(Fate::Written),
+                Outcome::Known => return Ok(Fate::Over),
+                Outcome::Needs(Need::AuthEvents(ids)) if !has_auth => {
+                    has_auth = true;
+                    let fetched = self.fetch_auth(search, &pdu.event.header.id, ids);
+                    if let Err(failed) = fetched.await? {
+                        return Ok(failed.into());
+                    }
+                }
+                Outcome::Needs(Need::PrevEvents(_)) if !has_before => {
+                    has_before = true;
+                    let before = match self.fetch_before(search, pdu).await? {
+                        Ok(before) => before,
+                        Err(failed) => return Ok(failed.into()),
+                    };
+                    for earlier in before {
+                        if let Fate::Later = self.take_fetched(search, Arc::new(earlier)).await? {
+                            failed = Failed::Silent;
+                        }
+                    }
+                }
+                Outcome::Needs(need) => {
+                    tracing::debug!(id = %pdu.event.header.id, ?need, "an event can not be placed");
+                    return Ok(failed.into());
+                }
+            }
+        }
+    }
+
+    /// Writes an event that was asked for.
+    async fn take_fetched(&self, search: &Arc<Search>, pdu: Arc<Pdu>) -> Result<Fate> {
+        let mut has_auth = false;
+        let mut state = None;
+        loop {
+            match self.write(search, &pdu, state.clone(), None).await? {
+                Outcome::Written { .. } => return Ok(Fate::Written),
+                Outcome::Needs(Need::AuthEvents(ids)) if !has_auth => {
+                    has_auth = true;
+                    let fetched = self.fetch_auth(search, &pdu.event.header.id, ids);
+                    if let Err(failed) = fetched.await? {
+                        return Ok(failed.into());
+                    }
+                }
+                Outcome::Needs(Need::PrevEvents(_)) if state.is_none() => {
+                    match self.fetch_state(search, &pdu.event.header.id).await? {
+                        Ok(told) => state = Some(Arc::new(told)),
+                        Err(failed) => return Ok(failed.into()),
+                    }
+                }
+                Outcome::Known | Outcome::Needs(_) => return Ok(Fate::Over),
+            }
+        }
+    }
+
+    /// Writes an event if nothing is missing; with it goes the row in which it waited.
+    async fn write(
+        &self,
+        search: &Search,
+        pdu: &Arc<Pdu>,
+        state: Option<Arc<Vec<ruma::OwnedEventId>>>,
+        staged: Option<Position>,
+    ) -> Result<Outcome> {
+        let (rooms, pdu, room) = (self.0.rooms.clone(), pdu.clone(), search.nid);
+        let mut guard = rooms.lock(&search.room).await?;
+        let write = move || {
+            let before = match &state {
+                Some(ids) => Before::Given(ids),
+                None => Before::Previous,
+            };
+            rooms.receive(guard.head(), &pdu, before, |batch| {
+                if let Some(at) = staged {
+                    INBOX.delete(batch, &(room, at));
+                }
+            })
+        };
+        beside(write).await?
+    }
+}
