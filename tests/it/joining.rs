@@ -100,7 +100,11 @@ async fn one_server_after_the_other_is_asked() {
     let other = Room("!nowhere:a.example".to_owned());
     let (status, _) = join(&dave, &other, &["a.example"]).await;
     assert_eq!(status, StatusCode::BAD_GATEWAY);
-    refused(join(&dave, &other, &["b.example"]).await, 404, "M_NOT_FOUND");
+    refused(
+        join(&dave, &other, &["b.example"]).await,
+        404,
+        "M_NOT_FOUND",
+    );
     let unnamed = Room("!nowhere:c.example".to_owned());
     refused(join(&dave, &unnamed, &[]).await, 404, "M_NOT_FOUND");
     sound(&[&b, &c]);
@@ -112,7 +116,11 @@ async fn whoever_is_not_wanted_is_refused_in_the_rooms_words() {
     let (a, b) = (node(&lan, "a.example"), node(&lan, "b.example"));
     let (alice, bob) = (a.register("alice").await, b.register("bob").await);
     let closed = Room::create(&alice, json!({ "preset": "private_chat" })).await;
-    refused(join(&bob, &closed, &["a.example"]).await, 403, "M_FORBIDDEN");
+    refused(
+        join(&bob, &closed, &["a.example"]).await,
+        403,
+        "M_FORBIDDEN",
+    );
     let room = public(&alice, "11").await;
     room.does_to(&alice, "ban", &bob).await;
     refused(join(&bob, &room, &["a.example"]).await, 403, "M_FORBIDDEN");
@@ -121,7 +129,11 @@ async fn whoever_is_not_wanted_is_refused_in_the_rooms_words() {
     let kept_out = public(&alice, "11").await;
     let acl = json!({ "allow": ["*"], "deny": ["b.example"] });
     kept_out.set(&alice, "m.room.server_acl", acl).await;
-    refused(join(&bob, &kept_out, &["a.example"]).await, 403, "M_FORBIDDEN");
+    refused(
+        join(&bob, &kept_out, &["a.example"]).await,
+        403,
+        "M_FORBIDDEN",
+    );
     sound(&[&a, &b]);
 }
 
@@ -152,16 +164,18 @@ async fn many_who_join_at_once_enter_the_room_once() {
     for number in 0..5 {
         let user = b.register(&format!("user{number}")).await;
         let room = Room(room.0.clone());
-        joins.push(tokio::spawn(async move {
+        joins.push(async move {
             ok(join(&user, &room, &["a.example"]).await);
             ok(room.get(&user, "state").await);
-        }));
+        });
     }
-    for join in joins {
-        join.await.expect("everybody gets in");
-    }
+    futures_util::future::join_all(joins).await;
     let members = ok(room.get(&alice, "joined_members").await);
-    assert_eq!(members["joined"].as_object().unwrap().len(), 2, "one came by way of us");
+    assert_eq!(
+        members["joined"].as_object().unwrap().len(),
+        2,
+        "one came by way of us"
+    );
     sound(&[&a, &b]);
 }
 
@@ -174,7 +188,8 @@ async fn a_room_that_all_had_left_is_entered_again() {
     ok(join(&bob, &room, &["a.example"]).await);
     // The other server hears of it when events are sent; here it still thinks that the user is there.
     room.does(&bob, "leave").await;
-    room.set(&alice, "m.room.topic", json!({ "topic": "coffee" })).await;
+    room.set(&alice, "m.room.topic", json!({ "topic": "coffee" }))
+        .await;
     ok(join(&bob, &room, &["a.example"]).await);
     let topic = ok(room.get(&bob, "state/m.room.topic").await);
     assert_eq!(topic["topic"], "coffee");

@@ -41,10 +41,18 @@ async fn invites_reach_other_servers_and_are_accepted_there() {
         let events = told(&seen, "invite", "invite_state", &room);
         let find = |kind: &str| {
             let found = events.iter().find(|(found, _)| found == kind);
-            found.unwrap_or_else(|| panic!("no {kind}: {seen}")).1.clone()
+            found
+                .unwrap_or_else(|| panic!("no {kind}: {seen}"))
+                .1
+                .clone()
         };
         assert_eq!(find("m.room.name")["name"], "Kitchen");
-        assert_eq!(find("m.room.create")["room_version"].as_str().unwrap_or("1"), version);
+        assert_eq!(
+            find("m.room.create")["room_version"]
+                .as_str()
+                .unwrap_or("1"),
+            version
+        );
         assert_eq!(events.last().unwrap().1["reason"], "tea");
         // Only the invite says who knows the room.
         ok(join(&bob, &room, &[]).await);
@@ -60,7 +68,13 @@ async fn an_invite_is_declined_whether_anybody_hears_of_it_or_not() {
     let lan = network();
     let (a, b) = (node(&lan, "a.example"), node(&lan, "b.example"));
     let (alice, bob) = (a.register("alice").await, b.register("bob").await);
-    for (version, up) in [("1", true), ("11", true), ("12", true), ("11", false), ("12", false)] {
+    for (version, up) in [
+        ("1", true),
+        ("11", true),
+        ("12", true),
+        ("11", false),
+        ("12", false),
+    ] {
         let body = json!({
             "preset": "private_chat", "room_version": version, "is_direct": true,
             "invite": [bob.user_id],
@@ -74,7 +88,10 @@ async fn an_invite_is_declined_whether_anybody_hears_of_it_or_not() {
         room.does(&bob, "leave").await;
         room.does(&bob, "leave").await;
         let seen = sync(&bob).await;
-        assert!(told(&seen, "invite", "invite_state", &room).is_empty(), "{seen}");
+        assert!(
+            told(&seen, "invite", "invite_state", &room).is_empty(),
+            "{seen}"
+        );
         room.does(&bob, "forget").await;
         let expected = if up { "leave" } else { "invite" };
         assert_eq!(room.membership(&alice, &bob).await, expected);
@@ -120,9 +137,8 @@ async fn who_knocks_is_let_in_or_goes_away() {
         bob.post(&path, json!({ "reason": "let me in" })).await
     };
     for version in ["7", "10", "12"] {
-        let rule = |rule: &str| {
-            json!([{ "type": "m.room.join_rules", "content": { "join_rule": rule } }])
-        };
+        let rule =
+            |rule: &str| json!([{ "type": "m.room.join_rules", "content": { "join_rule": rule } }]);
         let body = json!({
             "room_version": version, "name": "Kitchen", "initial_state": rule("knock"),
         });
@@ -131,8 +147,16 @@ async fn who_knocks_is_let_in_or_goes_away() {
         assert_eq!(room.membership(&alice, &bob).await, "knock");
         let seen = sync(&bob).await;
         let events = told(&seen, "knock", "knock_state", &room);
-        assert!(events.iter().any(|(_, content)| content["name"] == "Kitchen"), "{seen}");
-        assert!(events.iter().any(|(kind, _)| kind == "m.room.create"), "{seen}");
+        assert!(
+            events
+                .iter()
+                .any(|(_, content)| content["name"] == "Kitchen"),
+            "{seen}"
+        );
+        assert!(
+            events.iter().any(|(kind, _)| kind == "m.room.create"),
+            "{seen}"
+        );
         // Takes it back, knocks again, and is let in.
         room.does(&bob, "leave").await;
         assert_eq!(room.membership(&alice, &bob).await, "leave");
@@ -185,4 +209,45 @@ async fn members_of_another_room_are_let_in() {
         assert_eq!(room.membership(&carol, &alice).await, "join");
     }
     sound(&[&a, &b, &c]);
+}
+
+#[tokio::test]
+async fn an_invite_is_taken_back_by_whoever_has_sent_it() {
+    let lan = network();
+    let (a, b) = (node(&lan, "a.example"), node(&lan, "b.example"));
+    let (alice, bob) = (a.register("alice").await, b.register("bob").await);
+    let carol = a.register("carol").await;
+    let body = json!({
+        "room_version": "11", "invite": [bob.user_id, carol.user_id],
+        "power_level_content_override": { "users": { alice.user_id.as_str(): 100, carol.user_id.as_str(): 100 } },
+    });
+    let room = Room::create(&alice, body).await;
+    ok(join(&carol, &room, &[]).await);
+    let id = ruma::RoomId::parse(&room.0).unwrap();
+    let federation = &b.services.federation;
+    let pdu = async |who: &Client| {
+        room.does_to(who, "kick", &bob).await;
+        let services = &a.services;
+        let view = services.store().latest();
+        let nid = services.store().find_room(&id).unwrap().unwrap();
+        let kind = "m.room.member".into();
+        let event = services.rooms.current(&view, nid, &kind, &bob.user_id);
+        kontor::protocol::format::federation(&event.unwrap().unwrap().event)
+    };
+    let by_another = pdu(&carol).await;
+    assert!(
+        !federation
+            .take_from_outside(&id, &by_another)
+            .await
+            .unwrap()
+    );
+    room.does_to(&alice, "invite", &bob).await;
+    let end = pdu(&alice).await;
+    let forged = end.replace("\"leave\"", "\"ban\"");
+    assert!(!federation.take_from_outside(&id, &forged).await.unwrap());
+    assert!(!told(&sync(&bob).await, "invite", "invite_state", &room).is_empty());
+    assert!(federation.take_from_outside(&id, &end).await.unwrap());
+    assert!(told(&sync(&bob).await, "invite", "invite_state", &room).is_empty());
+    assert!(!federation.take_from_outside(&id, &end).await.unwrap());
+    sound(&[&a, &b]);
 }

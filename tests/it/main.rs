@@ -12,6 +12,7 @@ mod events;
 mod filtering;
 mod filters;
 mod frame;
+mod handshakes;
 mod joining;
 mod keys;
 mod knocking_and_inviting;

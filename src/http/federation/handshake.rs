@@ -73,9 +73,10 @@ async fn make_leave(
     }: Ruma<prepare_leave_event::v1::Request>,
 ) -> Result<Json> {
     let of = (&*request.room_id, &*request.user_id);
-    let template = services
-        .federation
-        .template(&requester.server, of, &MembershipState::Leave, None);
+    let template =
+        services
+            .federation
+            .template(&requester.server, of, &MembershipState::Leave, None);
     template.await.map(Json)
 }
 

@@ -78,15 +78,22 @@ impl Rooms {
         let view = self.store.latest();
         // The rules ask by a closure that can not fail, so a failure of the store is kept aside.
         let failure = RefCell::new(None);
-        let verdict = auth::check_against(head.rules, &event, |kind: &StateEventType, key: &str| {
-            match self.entry(&view, &head.state, &kind.to_string(), key) {
+        let verdict = auth::check_against(
+            head.rules,
+            &event,
+            |kind: &StateEventType, key: &str| match self.entry(
+                &view,
+                &head.state,
+                &kind.to_string(),
+                key,
+            ) {
                 Ok(found) => found.map(|stored| stored.event.clone()),
                 Err(error) => {
                     failure.borrow_mut().replace(error);
                     None
                 }
-            }
-        });
+            },
+        );
         match failure.into_inner() {
             Some(error) => Err(error),
             None => Ok(verdict?),
@@ -139,6 +146,23 @@ impl Rooms {
             auth_chain,
             servers: self.servers_in(view, room)?,
         })
+    }
+
+    /// Whoever has invited a user to a room.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn invited_by(&self, room: &RoomId, user: UserNid) -> Result<Option<OwnedUserId>> {
+        let view = self.store.latest();
+        let Some(room) = self.store.find_room(room)? else {
+            return Ok(None);
+        };
+        let row = ROOM_MEMBERS.get(&view, &(room, user))?;
+        let Some(row) = row.filter(|row| row.membership == MembershipState::Invite) else {
+            return Ok(None);
+        };
+        let event = self.event(&view, row.event)?;
+        Ok(Some(event.event.header.sender.clone()))
     }
 
     /// The servers that may know a room in which this node does not take part, the best first: those of whoever has
@@ -203,6 +227,8 @@ fn senders(told: &str) -> Vec<OwnedUserId> {
         sender: OwnedUserId,
     }
     let told: Vec<Value> = serde_json::from_str(told).unwrap_or_default();
-    let sent = told.into_iter().filter_map(|event| Sent::deserialize(event).ok());
+    let sent = told
+        .into_iter()
+        .filter_map(|event| Sent::deserialize(event).ok());
     sent.map(|sent| sent.sender).collect()
 }

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, MilliSecondsSinceUnixEpoch, OwnedEventId,
-    OwnedRoomId, OwnedServerName, RoomAliasId, RoomVersionId, ServerName, UInt,
+    CanonicalJsonObject, CanonicalJsonValue, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId,
+    OwnedServerName, RoomAliasId, RoomVersionId, ServerName, UInt,
     api::federation::{
         membership::{
             create_knock_event, create_leave_event, prepare_join_event, prepare_knock_event,
@@ -28,7 +28,7 @@ use crate::{
         template::{self, Draft},
         version,
     },
-    remote::{self, Kind, Limits},
+    remote::{Kind, Limits},
     service::rooms::RoomGuard,
 };
 
@@ -52,6 +52,11 @@ pub(super) struct Filled {
 impl Filled {
     pub(super) fn id(&self) -> &OwnedEventId {
         &self.pdu.event.header.id
+    }
+
+    /// The failure of a server that was asked something about the event.
+    pub(super) fn nonsense(&self, server: &ServerName, problem: &str) -> Error {
+        nonsense(server, format!("event {}: {problem}", self.id()))
     }
 
     /// The event as it is sent.
@@ -119,7 +124,11 @@ impl Asking {
         if is_final(&error) {
             return Err(error);
         }
-        if self.told.as_ref().is_none_or(|told| weight(&error) > weight(told)) {
+        if self
+            .told
+            .as_ref()
+            .is_none_or(|told| weight(&error) > weight(told))
+        {
             self.told = Some(error);
         }
         Ok(())
@@ -142,11 +151,7 @@ impl Federation {
     ) -> Result<(OwnedRoomId, Vec<OwnedServerName>)> {
         let server = alias.server_name();
         let request = get_room_information::v1::Request::new(alias.to_owned());
-        let answer = self
-            .0
-            .remote
-            .send_within(server, request, QUESTION)
-            .await?;
+        let answer = self.0.remote.send_within(server, request, QUESTION).await?;
         let mut servers = answer.servers;
         servers.truncate(MOST_ASKED);
         // Whoever gives the alias away knows the room.
@@ -185,11 +190,7 @@ impl Federation {
         let (room, user) = (wish.room.to_owned(), wish.user.to_owned());
         let mut request = prepare_knock_event::v1::Request::new(room, user);
         request.ver = version::SUPPORTED.to_vec();
-        let answer = self
-            .0
-            .remote
-            .send_within(server, request, QUESTION)
-            .await?;
+        let answer = self.0.remote.send_within(server, request, QUESTION).await?;
         let knock = MembershipState::Knock;
         let filled = self.fill(server, wish, &knock, &answer.room_version, &answer.event)?;
         let request = create_knock_event::v1::Request::new(
@@ -197,11 +198,7 @@ impl Federation {
             filled.id().clone(),
             filled.raw()?,
         );
-        let answer = self
-            .0
-            .remote
-            .send_within(server, request, QUESTION)
-            .await?;
+        let answer = self.0.remote.send_within(server, request, QUESTION).await?;
         let told = super::invite::raws(answer.knock_room_state)?;
         let stripped = self.stripped(wish.room, filled.rules, &told, false).await?;
         Ok((filled.pdu, filled.version, stripped))
@@ -235,18 +232,10 @@ impl Federation {
         Ok(pdu.event.header.id)
     }
 
-    async fn leave_at(
-        &self,
-        server: &ServerName,
-        wish: &Wish<'_>,
-    ) -> Result<(Pdu, RoomVersionId)> {
+    async fn leave_at(&self, server: &ServerName, wish: &Wish<'_>) -> Result<(Pdu, RoomVersionId)> {
         let (room, user) = (wish.room.to_owned(), wish.user.to_owned());
         let request = prepare_leave_event::v1::Request::new(room, user);
-        let answer = self
-            .0
-            .remote
-            .send_within(server, request, QUESTION)
-            .await?;
+        let answer = self.0.remote.send_within(server, request, QUESTION).await?;
         let version = answer.room_version.unwrap_or(version::UNNAMED);
         let leave = MembershipState::Leave;
         let filled = self.fill(server, wish, &leave, &version, &answer.event)?;
@@ -255,10 +244,7 @@ impl Federation {
             filled.id().clone(),
             filled.raw()?,
         );
-        self.0
-            .remote
-            .send_within(server, request, QUESTION)
-            .await?;
+        self.0.remote.send_within(server, request, QUESTION).await?;
         Ok((filled.pdu, filled.version))
     }
 
@@ -339,11 +325,7 @@ impl Federation {
         let (room, user) = (wish.room.to_owned(), wish.user.to_owned());
         let mut request = prepare_join_event::v1::Request::new(room, user);
         request.ver = version::SUPPORTED.to_vec();
-        let answer = self
-            .0
-            .remote
-            .send_within(server, request, QUESTION)
-            .await?;
+        let answer = self.0.remote.send_within(server, request, QUESTION).await?;
         let version = answer.room_version.unwrap_or(version::UNNAMED);
         let join = MembershipState::Join;
         self.fill(server, wish, &join, &version, &answer.event)
@@ -363,14 +345,16 @@ impl Federation {
         let template =
             integrity::parse_pdu(template.get(), rules).map_err(|bad| nonsense(server, bad))?;
         let text = |name: &str| template.get(name).and_then(CanonicalJsonValue::as_str);
-        let told = template.get("content").and_then(CanonicalJsonValue::as_object);
+        let told = template
+            .get("content")
+            .and_then(CanonicalJsonValue::as_object);
         let told_text = |name: &str| told?.get(name)?.as_str();
         let user = Some(wish.user.as_str());
         if text("type") != Some("m.room.member")
             || text("sender") != user
             || text("state_key") != user
             || text("room_id") != Some(wish.room.as_str())
-            || told_text("membership") != Some(&membership.to_string())
+            || told_text("membership") != Some(membership.as_ref())
         {
             return Err(nonsense(server, "the template is for something else"));
         }
@@ -414,13 +398,5 @@ impl Federation {
             object,
             pdu,
         })
-    }
-}
-
-/// The failure of a server that was asked something.
-impl Filled {
-    pub(super) fn nonsense(&self, server: &ServerName, problem: &str) -> Error {
-        let error: remote::Error = Kind::BadAnswer(format!("event {}: {problem}", self.id())).of(server);
-        error.into()
     }
 }

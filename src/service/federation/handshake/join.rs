@@ -139,11 +139,17 @@ impl Federation {
         server: &ServerName,
         filled: &Filled,
         join: &Pdu,
-        (state, auth_chain): (Vec<Box<serde_json::value::RawValue>>, Vec<Box<serde_json::value::RawValue>>),
+        (state, auth_chain): (
+            Vec<Box<serde_json::value::RawValue>>,
+            Vec<Box<serde_json::value::RawValue>>,
+        ),
     ) -> Result<Position> {
         let in_state = state.len();
         if in_state + auth_chain.len() > MOST {
-            return Err(nonsense(server, "the room has more state than any room needs"));
+            return Err(nonsense(
+                server,
+                "the room has more state than any room needs",
+            ));
         }
         // Most servers tell most events twice.
         let mut texts: Vec<String> = Vec::with_capacity(in_state);
@@ -220,7 +226,10 @@ impl Federation {
                 Ok(position)
             }
             Ok(Entered::Needs(Need::AuthEvents(missing) | Need::PrevEvents(missing))) => {
-                let problem = format!("{} events that authorise the join are missing", missing.len());
+                let problem = format!(
+                    "{} events that authorise the join are missing",
+                    missing.len()
+                );
                 Err(nonsense(server, problem))
             }
             Ok(Entered::Needs(Need::StateBefore)) => Err(nonsense(server, "the state is missing")),
@@ -250,9 +259,7 @@ fn check_state(
         };
         let kind = header.event_type.to_string();
         has_create |= kind == "m.room.create" && key.is_empty();
-        if header.room_id == filled.pdu.event.header.room_id
-            && !keys.insert((kind, key.as_str()))
-        {
+        if header.room_id == filled.pdu.event.header.room_id && !keys.insert((kind, key.as_str())) {
             return Err(nonsense(server, "its state has two events for one key"));
         }
     }

@@ -125,7 +125,7 @@ impl Federation {
         rules: &RoomVersionRules,
     ) -> Result<Result<Pdu, Dropped>> {
         let needs = Keyring::needs(received.object(), rules);
-        self.0.keyring.obtain(&needs).await?;
+        Box::pin(self.0.keyring.obtain(&needs)).await?;
         let keys = self.0.keyring.key_map(&needs)?;
         Ok(received.verify(&keys))
     }

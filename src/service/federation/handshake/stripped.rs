@@ -1,8 +1,6 @@
 //! What a server outside of a room is told of it, as it is kept for the user: a list of stripped events in JSON.
 
-use ruma::{
-    RoomId, events::TimelineEventType, room_version_rules::RoomVersionRules,
-};
+use ruma::{RoomId, events::TimelineEventType, room_version_rules::RoomVersionRules};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
