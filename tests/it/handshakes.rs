@@ -681,3 +681,56 @@ async fn templates_for_something_else_are_not_signed() {
     }
     sound(&[&node]);
 }
+
+#[tokio::test]
+async fn invites_to_a_room_of_ours_are_judged_by_the_room() {
+    let scene = Scene::new("10").await;
+    let bob = scene.node.register("bob").await;
+    let mut invite = Invite::to(&bob.user_id, "10", &scene.other);
+    invite.room.clone_from(&scene.room.0);
+    invite.event["room_id"] = json!(scene.room.0);
+    // They are not in the room.
+    let answer = invite.send(&scene.node, &scene.other).await;
+    refused(answer, 403, "M_FORBIDDEN");
+    // Of another version than the room is.
+    let (id, event) = finished(&scene.other, "11", &invite.event);
+    let event: Value = serde_json::from_str(&event).expect("JSON");
+    let (room, id) = (encoded(&scene.room.0), encoded(&id));
+    let path = format!("{FEDERATION}/v2/invite/{room}/{id}");
+    let body = json!({ "room_version": "11", "event": event, "invite_room_state": [] });
+    let answer = put(&scene.node, &scene.other, &path, &body.to_string()).await;
+    refused(answer, 400, "M_INVALID_PARAM");
+    let joined = scene.template("join", ZOE).await;
+    ok(scene.send("v2/send_join", &joined).await);
+    let acl = json!({ "allow": ["*"], "deny": ["other.example"] });
+    scene.room.set(&scene.alice, "m.room.server_acl", acl).await;
+    let answer = invite.send(&scene.node, &scene.other).await;
+    refused(answer, 403, "M_FORBIDDEN");
+    refused(
+        scene.send("v2/send_join", &joined).await,
+        403,
+        "M_FORBIDDEN",
+    );
+    let sync = ok(bob.get("/_matrix/client/v3/sync").await);
+    assert_eq!(sync["rooms"]["invite"], Value::Null, "{sync}");
+    sound(&[&scene.node]);
+}
+
+#[tokio::test]
+async fn aliases_are_told_with_the_servers_of_their_rooms() {
+    let scene = Scene::new("11").await;
+    let body = json!({ "room_alias_name": "kitchen" });
+    let room = Room::create(&scene.alice, body).await;
+    let ask = async |alias: &str| {
+        let path = format!(
+            "{FEDERATION}/v1/query/directory?room_alias={}",
+            encoded(alias)
+        );
+        scene.other.get(&scene.node, &path).await
+    };
+    let told = ok(ask("#kitchen:localhost").await);
+    assert_eq!(told, json!({ "room_id": room.0, "servers": ["localhost"] }));
+    refused(ask("#cellar:localhost").await, 404, "M_NOT_FOUND");
+    refused(ask("#kitchen:other.example").await, 404, "M_NOT_FOUND");
+    refused(ask("kitchen").await, 400, "M_INVALID_PARAM");
+}
