@@ -164,14 +164,12 @@ async fn many_who_join_at_once_enter_the_room_once() {
     for number in 0..5 {
         let user = b.register(&format!("user{number}")).await;
         let room = Room(room.0.clone());
-        joins.push(tokio::spawn(async move {
+        joins.push(async move {
             ok(join(&user, &room, &["a.example"]).await);
             ok(room.get(&user, "state").await);
-        }));
+        });
     }
-    for join in joins {
-        join.await.expect("everybody gets in");
-    }
+    futures_util::future::join_all(joins).await;
     let members = ok(room.get(&alice, "joined_members").await);
     assert_eq!(
         members["joined"].as_object().unwrap().len(),

@@ -210,3 +210,44 @@ async fn members_of_another_room_are_let_in() {
     }
     sound(&[&a, &b, &c]);
 }
+
+#[tokio::test]
+async fn an_invite_is_taken_back_by_whoever_has_sent_it() {
+    let lan = network();
+    let (a, b) = (node(&lan, "a.example"), node(&lan, "b.example"));
+    let (alice, bob) = (a.register("alice").await, b.register("bob").await);
+    let carol = a.register("carol").await;
+    let body = json!({
+        "room_version": "11", "invite": [bob.user_id, carol.user_id],
+        "power_level_content_override": { "users": { alice.user_id.as_str(): 100, carol.user_id.as_str(): 100 } },
+    });
+    let room = Room::create(&alice, body).await;
+    ok(join(&carol, &room, &[]).await);
+    let id = ruma::RoomId::parse(&room.0).unwrap();
+    let federation = &b.services.federation;
+    let pdu = async |who: &Client| {
+        room.does_to(who, "kick", &bob).await;
+        let services = &a.services;
+        let view = services.store().latest();
+        let nid = services.store().find_room(&id).unwrap().unwrap();
+        let kind = "m.room.member".into();
+        let event = services.rooms.current(&view, nid, &kind, &bob.user_id);
+        kontor::protocol::format::federation(&event.unwrap().unwrap().event)
+    };
+    let by_another = pdu(&carol).await;
+    assert!(
+        !federation
+            .take_from_outside(&id, &by_another)
+            .await
+            .unwrap()
+    );
+    room.does_to(&alice, "invite", &bob).await;
+    let end = pdu(&alice).await;
+    let forged = end.replace("\"leave\"", "\"ban\"");
+    assert!(!federation.take_from_outside(&id, &forged).await.unwrap());
+    assert!(!told(&sync(&bob).await, "invite", "invite_state", &room).is_empty());
+    assert!(federation.take_from_outside(&id, &end).await.unwrap());
+    assert!(told(&sync(&bob).await, "invite", "invite_state", &room).is_empty());
+    assert!(!federation.take_from_outside(&id, &end).await.unwrap());
+    sound(&[&a, &b]);
+}

@@ -13,6 +13,7 @@ mod events;
 mod filtering;
 mod filters;
 mod frame;
+mod handshakes;
 mod joining;
 mod keys;
 mod knocking_and_inviting;

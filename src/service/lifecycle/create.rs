@@ -64,7 +64,9 @@ impl Lifecycle {
             .iter()
             .filter(|initial| initial.event_type == StateEventType::RoomMember)
             .filter_map(|initial| UserId::parse(&initial.state_key).ok());
-        let invited: Vec<OwnedUserId> = request.invite.iter().cloned().chain(members).collect();
+        let members: Vec<OwnedUserId> = members.collect();
+        let invited = request.invite.iter().chain(&members);
+        let invited: Vec<OwnedUserId> = invited.cloned().collect();
         if invited.len() > MAX_INVITES {
             return Err(Error::invalid_param(format!(
                 "At most {MAX_INVITES} users can be invited at once"
@@ -72,6 +74,13 @@ impl Lifecycle {
         }
         self.limits
             .check(Kind::Message, requester.user_id.as_str())?;
+        for user in &members {
+            if user.server_name() != self.rooms.server_name() {
+                return Err(Error::forbidden(format!(
+                    "{user} must agree before they are in the room: name them in `invite`"
+                )));
+            }
+        }
         for user in &invited {
             self.limits
                 .check(Kind::Invite, requester.user_id.as_str())?;

@@ -79,14 +79,14 @@ impl Lifecycle {
         custom: CanonicalJsonObject,
         always: bool,
     ) -> Result<Option<OwnedEventId>> {
-        if requester.guest {
+        let mut content = self.profile(&requester.user_id)?;
+        content.extend(custom);
+        let wish = self.wish(requester, room, via, content)?;
+        if requester.guest && !wish.via.is_empty() {
             return Err(Error::guest_access_forbidden(
                 "Guests can not join rooms of other servers",
             ));
         }
-        let mut content = self.profile(&requester.user_id)?;
-        content.extend(custom);
-        let wish = self.wish(requester, room, via, content)?;
         Box::pin(self.federation.join(&wish, always)).await
     }
 
@@ -125,7 +125,13 @@ impl Lifecycle {
         content: CanonicalJsonObject,
     ) -> Result<Wish<'w>> {
         let mut via = via.to_vec();
-        via.extend(self.rooms.servers_that_may_know(room, requester.nid)?);
+        let may_know = self.rooms.servers_that_may_know(room, requester.nid)?;
+        match self.rooms.invited_by(room, requester.nid)? {
+            _ if via.is_empty() => via = may_know,
+            // Whoever says which servers to ask means these; only who has invited surely lets the user in.
+            Some(by) => via.push(by.server_name().to_owned()),
+            None => {}
+        }
         Ok(Wish {
             room,
             user: &requester.user_id,

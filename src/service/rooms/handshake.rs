@@ -148,6 +148,23 @@ impl Rooms {
         })
     }
 
+    /// Whoever has invited a user to a room.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn invited_by(&self, room: &RoomId, user: UserNid) -> Result<Option<OwnedUserId>> {
+        let view = self.store.latest();
+        let Some(room) = self.store.find_room(room)? else {
+            return Ok(None);
+        };
+        let row = ROOM_MEMBERS.get(&view, &(room, user))?;
+        let Some(row) = row.filter(|row| row.membership == MembershipState::Invite) else {
+            return Ok(None);
+        };
+        let event = self.event(&view, row.event)?;
+        Ok(Some(event.event.header.sender.clone()))
+    }
+
     /// The servers that may know a room in which this node does not take part, the best first: those of whoever has
     /// invited the user, those named in what was told of the room, those that were in it, and the one in its name.
     ///

@@ -164,7 +164,11 @@ async fn something_happens(
             let value = content(json!({ "value": step.to_string() }));
             let _ = lifecycle.send_state(who, room, kind, &key, value).await;
         }
-        8 | 9 => drop(lifecycle.join(who, room, CanonicalJsonObject::new()).await),
+        8 | 9 => drop(
+            lifecycle
+                .join(who, room, &[], CanonicalJsonObject::new())
+                .await,
+        ),
         10 => drop(lifecycle.leave(who, room, CanonicalJsonObject::new()).await),
         11 => drop(
             lifecycle
@@ -336,7 +340,7 @@ async fn a_waiting_sync_is_woken_by_what_happens() {
         let custom = CanonicalJsonObject::new();
         node.services
             .lifecycle
-            .join(&ann, &room, custom)
+            .join(&ann, &room, &[], custom)
             .await
             .unwrap();
     };

@@ -28,7 +28,7 @@ use crate::{
         template::{self, Draft},
         version,
     },
-    remote::{self, Kind, Limits},
+    remote::{Kind, Limits},
     service::rooms::RoomGuard,
 };
 
@@ -52,6 +52,11 @@ pub(super) struct Filled {
 impl Filled {
     pub(super) fn id(&self) -> &OwnedEventId {
         &self.pdu.event.header.id
+    }
+
+    /// The failure of a server that was asked something about the event.
+    pub(super) fn nonsense(&self, server: &ServerName, problem: &str) -> Error {
+        nonsense(server, format!("event {}: {problem}", self.id()))
     }
 
     /// The event as it is sent.
@@ -349,7 +354,7 @@ impl Federation {
             || text("sender") != user
             || text("state_key") != user
             || text("room_id") != Some(wish.room.as_str())
-            || told_text("membership") != Some(&membership.to_string())
+            || told_text("membership") != Some(membership.as_ref())
         {
             return Err(nonsense(server, "the template is for something else"));
         }
@@ -393,14 +398,5 @@ impl Federation {
             object,
             pdu,
         })
-    }
-}
-
-/// The failure of a server that was asked something.
-impl Filled {
-    pub(super) fn nonsense(&self, server: &ServerName, problem: &str) -> Error {
-        let error: remote::Error =
-            Kind::BadAnswer(format!("event {}: {problem}", self.id())).of(server);
-        error.into()
     }
 }

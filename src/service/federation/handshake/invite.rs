@@ -1,12 +1,12 @@
 //! Invites across servers: the server of whoever is invited signs the event before the room hears of it. See "Inviting
 //! to a room" in the server-server API.
 
-use std::time::Duration;
+use std::{fmt::Write as _, time::Duration};
 
 use http::StatusCode;
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedEventId, RoomId, RoomVersionId,
-    ServerName, UserId,
+    CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedEventId, OwnedUserId, RoomId,
+    RoomVersionId, ServerName, UserId,
     api::federation::membership::{RawStrippedState, create_invite},
     events::room::member::MembershipState,
 };
@@ -61,6 +61,18 @@ struct Carrying {
 #[serde(default)]
 struct Carried {
     invite_room_state: Vec<Box<RawValue>>,
+}
+
+/// Whom a member event is about.
+#[derive(Deserialize)]
+struct About {
+    state_key: OwnedUserId,
+}
+
+/// What a server answers to `/v1/invite`, in a list behind a number.
+#[derive(Deserialize)]
+struct Signed {
+    event: Box<RawValue>,
 }
 
 impl Federation {
@@ -162,9 +174,7 @@ impl Federation {
         if head.row.version != *version {
             return Err(Error::invalid_param("The room is of another version"));
         }
-        if !rooms.takes_part(head) {
-            rooms.set_aside(head, pdu, Some(stripped), |_| {})?;
-        } else {
+        if rooms.takes_part(head) {
             if !rooms.acl_allows(&self.0.store.latest(), head.nid, origin)? {
                 return Err(Error::forbidden(format!(
                     "{origin} is kept out of this room"
@@ -173,9 +183,73 @@ impl Federation {
             rooms.check_now(head, &pdu.event)?;
             // What it follows may still be on its way; the event itself comes by that way, too.
             let _written_or_later = rooms.receive(head, pdu, Before::Previous, |_| {})?;
+        } else {
+            rooms.set_aside(head, pdu, Some(stripped), |_| {})?;
         }
         drop(guard);
         self.settle().await
+    }
+
+    /// Takes an event of a room that this node is not in, as it comes in a transaction: the end of an invite, or of a
+    /// knock, of a user of ours. Nothing else from there concerns anybody here. Answers whether it did.
+    ///
+    /// Without the room's state nobody can say who may do this, so an invite is taken back only by whoever has sent it,
+    /// and a knock is turned down only by a user of a server that is known to be in the room.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn take_from_outside(&self, room: &RoomId, text: &str) -> Result<bool> {
+        let (rooms, store) = (&self.0.rooms, &self.0.store);
+        let Ok(About { state_key: user }) = serde_json::from_str(text) else {
+            return Ok(false);
+        };
+        let (Some(room_nid), Some(nid)) = (store.find_room(room)?, store.find_user(&user)?) else {
+            return Ok(false);
+        };
+        let Some(version) = rooms.version_told(room, nid)? else {
+            return Ok(false);
+        };
+        let Ok(received) = ingest::receive(text, rules_of(&version)?) else {
+            return Ok(false);
+        };
+        let header = &received.event().header;
+        let is_end = matches!(
+            header.membership,
+            Some(MembershipState::Leave | MembershipState::Ban)
+        );
+        let is_ours = header.room_id == room && user.server_name() == self.0.keyring.name();
+        if !is_end || !is_ours || !received.intact {
+            return Ok(false);
+        }
+        let may = match rooms.membership_now(room_nid, &user)? {
+            MembershipState::Invite => {
+                rooms.invited_by(room, nid)?.as_ref() == Some(&header.sender)
+            }
+            MembershipState::Knock => rooms
+                .servers_that_may_know(room, nid)?
+                .iter()
+                .any(|server| server == header.sender.server_name()),
+            _ => false,
+        };
+        if !may {
+            return Ok(false);
+        }
+        let Ok(pdu) = self.verify_one(received, rules_of(&version)?).await? else {
+            return Ok(false);
+        };
+        self.until_entered(room).await;
+        let mut guard = rooms.lock_or_make(room, &version).await?;
+        let head = guard.head();
+        let now = rooms.membership_now(room_nid, &user)?;
+        if rooms.takes_part(head)
+            || !matches!(now, MembershipState::Invite | MembershipState::Knock)
+        {
+            return Ok(false);
+        }
+        rooms.set_aside(head, &pdu, None, |_| {})?;
+        drop(guard);
+        self.settle().await?;
+        Ok(true)
     }
 
     /// Invites a user of another server to a room that the sender is in.
@@ -292,11 +366,7 @@ impl Federation {
             .remote
             .send_signed(server, http::Method::PUT, &uri, body.into_bytes(), QUESTION)
             .await?;
-        #[derive(Deserialize)]
-        struct Answer {
-            event: Box<RawValue>,
-        }
-        let answer: (u16, Answer) =
+        let answer: (u16, Signed) =
             serde_json::from_slice(answer.body()).map_err(|bad| nonsense(server, bad))?;
         Ok(answer.1.event)
     }
@@ -309,7 +379,7 @@ fn encoded(text: &str) -> String {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             out.push(char::from(byte));
         } else {
-            out.push_str(&format!("%{byte:02X}"));
+            let _never_fails = write!(out, "%{byte:02X}");
         }
     }
     out

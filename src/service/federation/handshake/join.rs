@@ -11,6 +11,8 @@ use ruma::{
     events::room::member::MembershipState,
 };
 
+use tokio::time::timeout;
+
 use super::{
     Federation, Wish,
     ask::{Filled, nonsense},
@@ -31,6 +33,9 @@ const ENTRANCE: Limits = Limits {
     time: Duration::from_mins(5),
     body: 256 << 20,
 };
+
+/// How long somebody waits until fewer rooms are being entered.
+const LONGEST_QUEUE: Duration = Duration::from_secs(30);
 
 /// From how many events on the log is told that this takes a while.
 const MANY: usize = 5_000;
@@ -92,6 +97,10 @@ impl Federation {
 
     async fn join_by(&self, server: &ServerName, wish: &Wish<'_>) -> Result<OwnedEventId> {
         let filled = self.join_template(server, wish).await?;
+        let entrances = self.0.handshakes.entrances.acquire();
+        let _seat = timeout(LONGEST_QUEUE, entrances)
+            .await
+            .map_err(|_| Error::limit_exceeded(LONGEST_QUEUE))?;
         let request = create_join_event::v2::Request::new(
             wish.room.to_owned(),
             filled.id().clone(),

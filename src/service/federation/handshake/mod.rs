@@ -35,12 +35,16 @@ use crate::{
 /// How many states of rooms are put together for others at the same time. Each may be as large as the largest room.
 const ANSWERS: usize = 4;
 
+/// How many rooms are entered at the same time. Each may be told with as much as a large room has.
+const ENTRANCES: usize = 8;
+
 /// What is remembered of handshakes while they last.
 pub struct Handshakes {
     limits: Limits,
     /// The rooms that are being entered, each by one user at a time: who comes second finds the room there.
     flights: Mutex<HashMap<OwnedRoomId, Flight>>,
     answers: Semaphore,
+    entrances: Semaphore,
 }
 
 type Flight = Arc<AsyncMutex<()>>;
@@ -70,6 +74,7 @@ impl Handshakes {
             limits,
             flights: Mutex::default(),
             answers: Semaphore::new(ANSWERS),
+            entrances: Semaphore::new(ENTRANCES),
         }
     }
 }
@@ -125,7 +130,7 @@ impl Federation {
         rules: &RoomVersionRules,
     ) -> Result<Result<Pdu, Dropped>> {
         let needs = Keyring::needs(received.object(), rules);
-        self.0.keyring.obtain(&needs).await?;
+        Box::pin(self.0.keyring.obtain(&needs)).await?;
         let keys = self.0.keyring.key_map(&needs)?;
         Ok(received.verify(&keys))
     }

@@ -167,9 +167,17 @@ impl Federation {
         let mut received = read_member(text, rules, expected)?;
         let limits = &self.0.handshakes.limits;
         limits.check(Kind::Join, received.event().header.sender.as_str())?;
-        rooms.check_now(guard.head(), received.event())?;
+        // One that has come already, as its answer was lost, is not held against the state that it has made.
+        let is_known = |id: &EventId| -> Result<bool> {
+            let stored = rooms.find_event(&store.latest(), id)?;
+            Ok(stored.is_some_and(|stored| stored.has_state()))
+        };
+        let is_new = !is_known(expected.id)?;
+        if is_new {
+            rooms.check_now(guard.head(), received.event())?;
+        }
         if expected.membership == MembershipState::Join {
-            received = self.sign_for(guard.head(), received, rules)?;
+            received = self.sign_for(guard.head(), received, rules, is_new)?;
         }
         drop(guard);
         let pdu = self.verify_one(received, rules).await?;
@@ -177,6 +185,10 @@ impl Federation {
 
         let mut guard = rooms.lock_as_resident(room, origin).await?;
         let head = guard.head();
+        if !is_known(expected.id)? {
+            // The room may have changed while the keys were fetched.
+            rooms.check_now(head, &pdu.event)?;
+        }
         let outcome = rooms.accept(head, &pdu, Before::Previous)?;
         if outcome == Outcome::Known {
             // Sent twice, as the answer has not come through.
@@ -224,6 +236,7 @@ impl Federation {
         head: &RoomHead,
         received: Received,
         rules: &'static RoomVersionRules,
+        is_new: bool,
     ) -> Result<Received> {
         let content = received.object().get("content");
         let by = content
@@ -240,7 +253,9 @@ impl Federation {
             )));
         }
         // That this user is in the room and may invite is a rule of the room.
-        let _anybody = self.let_in(head, &received.event().header.sender)?;
+        if is_new {
+            let _anybody = self.let_in(head, &received.event().header.sender)?;
+        }
         let mut object = received.object().clone();
         integrity::sign_event(&mut object, self.0.keyring.key(), name, rules)?;
         ingest::receive_object(object, rules).map_err(|dropped| malformed(&dropped))
