@@ -7,12 +7,13 @@ use kontor::protocol::{
     auth,
     event::Event,
     format,
+    integrity::ServerKey,
     template::{self, Draft},
     version,
 };
 use ruma::{
-    CanonicalJsonObject, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, RoomId, UInt,
-    UserId, room_version_rules::RoomVersionRules,
+    CanonicalJsonObject, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, RoomId, ServerName,
+    UInt, UserId, room_version_rules::RoomVersionRules,
 };
 use serde_json::{Value, json};
 
@@ -124,6 +125,20 @@ impl Elsewhere {
         content: Value,
         change: impl FnOnce(&mut Draft),
     ) -> Event {
+        let signer = (&signer.key, &*signer.name);
+        self.signed(signer, sender, event_type, state_key, content, change)
+    }
+
+    /// The same for any key.
+    pub(crate) fn signed(
+        &mut self,
+        (key, name): (&ServerKey, &ServerName),
+        sender: &str,
+        event_type: &str,
+        state_key: Option<&str>,
+        content: Value,
+        change: impl FnOnce(&mut Draft),
+    ) -> Event {
         self.time += 1;
         let sender = UserId::parse(sender).expect("the test makes it so");
         let content: CanonicalJsonObject =
@@ -150,8 +165,7 @@ impl Elsewhere {
             legacy: None,
         };
         change(&mut draft);
-        template::finish(draft, &signer.key, &signer.name, self.rules)
-            .expect("the test makes it so")
+        template::finish(draft, key, name, self.rules).expect("the test makes it so")
     }
 
     /// What `state_ids` answers about the present state.

@@ -45,6 +45,7 @@ mod strange_ids;
 mod stream;
 mod syncing;
 mod transactions;
+mod two_nodes;
 mod typing;
 mod uia;
 mod unread;

@@ -199,17 +199,24 @@ async fn what_nobody_gives_leaves_a_gap() {
     let name = json!({ "membership": "join", "displayname": "of the lost time" });
     let name = elsewhere.add(&neighbour, BOB, "m.room.member", Some(BOB), name);
     let told = elsewhere.state_ids();
+    let lowest = elsewhere.say(&neighbour, BOB, "lowest");
     let first = elsewhere.say(&neighbour, BOB, "first");
     let last = elsewhere.say(&neighbour, BOB, "last");
     let events = json!({ "events": [pdu(&first)] });
     neighbour.answers(MISSING, StatusCode::OK, events);
     neighbour.answers("/_matrix/federation/v1/state_ids/", StatusCode::OK, told);
-    let event = json!({ "origin": "b.example", "origin_server_ts": 1, "pdus": [pdu(&name)] });
-    neighbour.answers("/_matrix/federation/v1/event/", StatusCode::OK, event);
+    for event in [&name, &lowest] {
+        // Only the letters of the id are as they are in the path.
+        let path = format!("/_matrix/federation/v1/event/%24{}", &id(event)[1..]);
+        let plain = path.replace("%24", "$");
+        let event = json!({ "origin": "b.example", "origin_server_ts": 1, "pdus": [pdu(event)] });
+        neighbour.answers(&path, StatusCode::OK, &event);
+        neighbour.answers(&plain, StatusCode::OK, &event);
+    }
     ok(neighbour.push(&server, "1", &[pdu(&last)]).await);
     until_found(&alice, &room, &last).await;
     let (told, is_limited) = timeline(&alice, &room).await;
-    assert_eq!(told, [id(&first), id(&last)]);
+    assert_eq!(told, [id(&lowest), id(&first), id(&last)]);
     assert!(is_limited);
     let path = format!("state/m.room.member/{BOB}");
     let state = ok(room.get(&alice, &path).await);

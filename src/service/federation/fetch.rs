@@ -60,6 +60,9 @@ const AT_ONCE: usize = 8;
 /// How far the events are followed that authorise others, when they must be got one by one.
 const MOST_STEPS: usize = 20;
 
+/// One in so many events of a state may be missing.
+const FEW: usize = 10;
+
 /// For an auth chain, and for the ids of a state.
 const CHAIN: Limits = Limits {
     time: Duration::from_secs(60),
@@ -298,6 +301,8 @@ impl Federation {
                     break;
                 }
             };
+            // Whoever gives fewer than they were asked for has no more, or gives no more.
+            let is_all = answer.events.len() < MAX_MISSING_EVENTS;
             let events = answer.events.into_iter().take(MOST_MISSING);
             let before = found.len();
             for event in self.genuine(search, events).await? {
@@ -305,7 +310,7 @@ impl Federation {
                     found.push(event);
                 }
             }
-            if found.len() == before {
+            if is_all || found.len() == before {
                 break;
             }
             // Those that still hang in the air.
@@ -331,7 +336,7 @@ impl Federation {
     }
 
     /// Those of some events around which the state is not known.
-    fn placeless<'e>(
+    pub(super) fn placeless<'e>(
         &self,
         ids: impl Iterator<Item = &'e OwnedEventId>,
     ) -> Result<Vec<OwnedEventId>> {
@@ -344,6 +349,17 @@ impl Federation {
             }
         }
         Ok(placeless)
+    }
+
+    /// Gets one event.
+    pub(super) async fn fetch_event(
+        &self,
+        search: &Arc<Search>,
+        id: &EventId,
+    ) -> Result<Result<Pdu, Failed>> {
+        let (events, failed) = self.fetch_events(search, vec![id.to_owned()]).await?;
+        let event = events.into_iter().next();
+        Ok(event.ok_or(failed.unwrap_or(Failed::Nowhere)))
     }
 
     /// Gets the state before an event as another server tells it, with all of its events.
@@ -382,7 +398,10 @@ impl Federation {
         if let (Some(failed), false) = (failed, missing.is_empty()) {
             return Ok(Err(failed));
         }
-        // What nobody has is no part of it, here as elsewhere; the current state must allow the event besides.
+        // A few that nobody has are no part of it, here as elsewhere; the current state must allow the event besides.
+        if missing.len() * FEW > told.pdu_ids.len() {
+            return Ok(Err(Failed::Nowhere));
+        }
         let state = told.pdu_ids.into_iter().filter(|id| !missing.contains(id));
         let state: Vec<_> = state.collect();
         Ok(if state.is_empty() {

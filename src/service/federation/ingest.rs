@@ -1,9 +1,8 @@
 //! Works off what has come in and has no place yet: one task per room, so that no room waits for another.
 //!
 //! The room's lock is held only to write. What is missing is fetched without it. An event that was pushed must bring all
-//! that lies between it and what is here; whoever has sent it has that. Those that were fetched so may hang in the air,
-//! as the history of a long time is too much: the state before them is taken as another server tells it, and the gap is
-//! marked.
+//! that lies between it and what is here; whoever has sent it has that. The history of a long time is too much: below those
+//! that were fetched so, one more is put with the state before it as another server tells it, and the gap is marked.
 
 use std::{
     collections::HashMap,
@@ -12,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ruma::{EventId, OwnedEventId, state_res::Event as _};
 use tokio::sync::Notify;
 
 use super::{
@@ -213,7 +213,8 @@ impl Federation {
         Box::pin(self.take_pushed(&search, &pdu, at)).await
     }
 
-    /// Writes an event that was pushed, and what lies before it.
+    /// Writes an event that was pushed, and what lies before it. That comes first: what authorises it is most often
+    /// there.
     async fn take_pushed(
         &self,
         search: &Arc<Search>,
@@ -223,29 +224,33 @@ impl Federation {
         let (mut has_auth, mut has_before) = (false, false);
         let mut failed = Failed::Nowhere;
         loop {
-            match self.write(search, pdu, None, Some(at)).await? {
+            let need = match self.write(search, pdu, None, Some(at)).await? {
                 Outcome::Written { .. } => return Ok(Fate::Written),
                 Outcome::Known => return Ok(Fate::Over),
-                Outcome::Needs(Need::AuthEvents(ids)) if !has_auth => {
+                Outcome::Needs(need) => need,
+            };
+            if !has_before && !self.placeless(pdu.event.prev_events())?.is_empty() {
+                has_before = true;
+                let before = match self.fetch_before(search, pdu).await? {
+                    Ok(before) => before,
+                    Err(failed) => return Ok(failed.into()),
+                };
+                for earlier in before {
+                    if let Fate::Later = self.take_fetched(search, Arc::new(earlier)).await? {
+                        failed = Failed::Silent;
+                    }
+                }
+                continue;
+            }
+            match need {
+                Need::AuthEvents(ids) if !has_auth => {
                     has_auth = true;
                     let fetched = self.fetch_auth(search, &pdu.event.header.id, ids);
                     if let Err(failed) = fetched.await? {
                         return Ok(failed.into());
                     }
                 }
-                Outcome::Needs(Need::PrevEvents(_)) if !has_before => {
-                    has_before = true;
-                    let before = match self.fetch_before(search, pdu).await? {
-                        Ok(before) => before,
-                        Err(failed) => return Ok(failed.into()),
-                    };
-                    for earlier in before {
-                        if let Fate::Later = self.take_fetched(search, Arc::new(earlier)).await? {
-                            failed = Failed::Silent;
-                        }
-                    }
-                }
-                Outcome::Needs(need) => {
+                need => {
                     tracing::debug!(id = %pdu.event.header.id, ?need, "an event can not be placed");
                     return Ok(failed.into());
                 }
@@ -253,24 +258,58 @@ impl Federation {
         }
     }
 
-    /// Writes an event that was asked for.
+    /// Writes an event that was asked for. What it follows is put over a gap if it is not here.
     async fn take_fetched(&self, search: &Arc<Search>, pdu: Arc<Pdu>) -> Result<Fate> {
-        let mut has_auth = false;
-        let mut state = None;
+        let (mut has_auth, mut has_before) = (false, false);
         loop {
-            match self.write(search, &pdu, state.clone(), None).await? {
+            let need = match self.write(search, &pdu, None, None).await? {
                 Outcome::Written { .. } => return Ok(Fate::Written),
-                Outcome::Needs(Need::AuthEvents(ids)) if !has_auth => {
+                Outcome::Known => return Ok(Fate::Over),
+                Outcome::Needs(need) => need,
+            };
+            let lacking = self.placeless(pdu.event.prev_events())?;
+            if !has_before && !lacking.is_empty() {
+                has_before = true;
+                for id in lacking {
+                    match self.take_over_gap(search, &id).await? {
+                        Fate::Written | Fate::Over => {}
+                        Fate::Later => return Ok(Fate::Later),
+                    }
+                }
+                continue;
+            }
+            match need {
+                Need::AuthEvents(ids) if !has_auth => {
                     has_auth = true;
                     let fetched = self.fetch_auth(search, &pdu.event.header.id, ids);
                     if let Err(failed) = fetched.await? {
                         return Ok(failed.into());
                     }
                 }
-                Outcome::Needs(Need::PrevEvents(_)) if state.is_none() => {
-                    match self.fetch_state(search, &pdu.event.header.id).await? {
-                        Ok(told) => state = Some(Arc::new(told)),
-                        Err(failed) => return Ok(failed.into()),
+                _ => return Ok(Fate::Over),
+            }
+        }
+    }
+
+    /// Gets an event and the state before it, and writes it with a gap below.
+    async fn take_over_gap(&self, search: &Arc<Search>, id: &EventId) -> Result<Fate> {
+        let state = match self.fetch_state(search, id).await? {
+            Ok(state) => Arc::new(state),
+            Err(failed) => return Ok(failed.into()),
+        };
+        let pdu = match self.fetch_event(search, id).await? {
+            Ok(pdu) => Arc::new(pdu),
+            Err(failed) => return Ok(failed.into()),
+        };
+        let mut has_auth = false;
+        loop {
+            match self.write(search, &pdu, Some(state.clone()), None).await? {
+                Outcome::Written { .. } => return Ok(Fate::Written),
+                Outcome::Needs(Need::AuthEvents(ids)) if !has_auth => {
+                    has_auth = true;
+                    let fetched = self.fetch_auth(search, id, ids);
+                    if let Err(failed) = fetched.await? {
+                        return Ok(failed.into());
                     }
                 }
                 Outcome::Known | Outcome::Needs(_) => return Ok(Fate::Over),
@@ -283,7 +322,7 @@ impl Federation {
         &self,
         search: &Search,
         pdu: &Arc<Pdu>,
-        state: Option<Arc<Vec<ruma::OwnedEventId>>>,
+        state: Option<Arc<Vec<OwnedEventId>>>,
         staged: Option<Position>,
     ) -> Result<Outcome> {
         let (rooms, pdu, room) = (self.0.rooms.clone(), pdu.clone(), search.nid);
