@@ -38,6 +38,9 @@ const LONGEST_ID: usize = 255;
 /// How long an answer waits for keys. Nearly always they are those of the sender, which its request has needed already.
 const FOR_KEYS: Duration = Duration::from_secs(5);
 
+/// How long a transaction waits for the end of a join. Who sends it gives up later than that, and tries again.
+const FOR_ENTERING: Duration = Duration::from_secs(20);
+
 /// How long an answer waits for a room that is being written by others.
 const FOR_ROOM: Duration = Duration::from_millis(500);
 
@@ -125,13 +128,19 @@ impl Federation {
         let mut results = Results::new();
         let mut safe = None;
         for (room, texts) in rooms {
-            match self.place(origin, room)? {
+            // Who has let us in tells at once what happens next, while we still read what the room is.
+            let _entered_or_late = timeout(FOR_ENTERING, self.until_entered(&room)).await;
+            match self.place(origin, room.clone())? {
                 Ok(place) => {
                     safe = safe.max(self.receive_in(origin, &place, texts, &mut results).await?);
                 }
                 Err((rules, reason)) => {
-                    let ids = texts.iter().filter_map(|text| id_of(text, rules));
-                    results.extend(ids.map(|id| (id, Some(reason.to_owned()))));
+                    for text in texts {
+                        let taken = self.take_from_outside(&room, &text).await?;
+                        if let Some(id) = id_of(&text, rules) {
+                            results.insert(id, (!taken).then(|| reason.to_owned()));
+                        }
+                    }
                 }
             }
         }
