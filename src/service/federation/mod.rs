@@ -1,17 +1,20 @@
 //! What other servers and this node do together: the layer between the rooms, which know no network, and the network,
 //! which knows no rooms.
 
+mod backfill;
+mod courier;
 mod destination;
 mod outbox;
 mod transaction;
 mod verify;
+mod waiting;
 
 use std::sync::Arc;
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::outbox::DestinationStatus;
-use self::outbox::Outbox;
+pub use self::waiting::DestinationStatus;
+use self::{backfill::Filling, outbox::Outbox};
 use super::{keyring::Keyring, rooms::Rooms};
 use crate::{
     clock::{Clock, Entropy},
@@ -21,7 +24,7 @@ use crate::{
 
 /// What other servers and this node do together.
 #[derive(Clone)]
-pub struct Federation(Arc<Parts>, Arc<Outbox>);
+pub struct Federation(Arc<Parts>, Arc<Outbox>, Arc<Filling>);
 
 /// What it is made of.
 pub struct Parts {
@@ -48,6 +51,6 @@ impl Federation {
     pub fn new(parts: Parts) -> Self {
         let parts = Arc::new(parts);
         let outbox = Outbox::new(parts.clone());
-        Self(parts, Arc::new(outbox))
+        Self(parts, Arc::new(outbox), Arc::default())
     }
 }
