@@ -256,7 +256,7 @@ async fn scroll(room: &Room, who: &Client) -> (Vec<String>, usize) {
             bodies.extend(body.map(ToOwned::to_owned));
         }
         match page["end"].as_str() {
-            Some(end) => from = end.to_owned(),
+            Some(end) => end.clone_into(&mut from),
             None => return (bodies, pages),
         }
     }
