@@ -62,11 +62,14 @@ pub(super) async fn serve(outbox: Weak<Outbox>, destination: Arc<Destination>) {
         let (clock, stop) = (parts.clock.clone(), parts.stop.clone());
         let pause = match destination.next(flight.is_some(), clock.instant()) {
             Step::Done(news) => return tell(&destination.name, "", news),
-            Step::Wait(pause) => Some(pause),
+            Step::Wait(pause) => {
+                drop(outbox_now);
+                Some(pause)
+            }
             Step::Load => {
-                let (outbox, destination) = (outbox_now.clone(), destination.clone());
-                let loaded = tokio::task::spawn_blocking(move || outbox.load(&destination)).await;
-                match loaded {
+                let destination = destination.clone();
+                let loaded = tokio::task::spawn_blocking(move || outbox_now.load(&destination));
+                match loaded.await {
                     Ok(Ok(())) => None,
                     Ok(Err(error)) => Some(stuck(&error)),
                     Err(_) => return,
@@ -118,11 +121,13 @@ pub(super) async fn serve(outbox: Weak<Outbox>, destination: Arc<Destination>) {
                         outbox_now.settle(&destination, verdict);
                         continue;
                     }
-                    Err(error) => Some(stuck(&error)),
+                    Err(error) => {
+                        drop(outbox_now);
+                        Some(stuck(&error))
+                    }
                 }
             }
         };
-        drop(outbox_now);
         if let Some(pause) = pause {
             tokio::select! {
                 () = clock.sleep(pause) => {}

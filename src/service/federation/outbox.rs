@@ -273,14 +273,18 @@ async fn follow(outbox: Weak<Outbox>) {
     let mut swept = saved;
     let mut is_unsaved = false;
     loop {
-        let Some(outbox_now) = outbox.upgrade() else {
+        let Some(mut outbox_now) = outbox.upgrade() else {
             return;
         };
         let (notes, incomplete) = outgoing.take();
         look |= incomplete;
         if look {
-            let outbox = outbox_now.clone();
-            let looked = tokio::task::spawn_blocking(move || outbox.look_again()).await;
+            let looked = tokio::task::spawn_blocking(move || outbox_now.look_again()).await;
+            // Not held meanwhile: the node may stop.
+            let Some(again) = outbox.upgrade() else {
+                return;
+            };
+            outbox_now = again;
             match looked {
                 Ok(Ok(())) => look = false,
                 Ok(Err(error)) => {
