@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tokio::sync::futures::Notified;
 
 use crate::protocol::ids::{Position, RoomNid, ServerNid, UserNid};
 
@@ -71,8 +72,8 @@ impl Outgoing {
     }
 
     /// Returns when there is something to take.
-    pub async fn wait(&self) {
-        self.wake.notified().await;
+    pub fn wait(&self) -> Notified<'_> {
+        self.wake.notified()
     }
 
     /// What is to be told, in the order in which it became durable, and whether something is missing from it.
@@ -112,14 +113,13 @@ mod tests {
         vec![(Position(position), Note::Event { room })]
     }
 
-    #[tokio::test]
-    async fn what_is_not_taken_does_not_pile_up() {
+    #[test]
+    fn what_is_not_taken_does_not_pile_up() {
         let outgoing = Outgoing::default();
         outgoing.publish(note(1));
         assert_eq!(outgoing.take(), (Vec::new(), false));
         outgoing.follow();
         outgoing.publish(note(2));
-        outgoing.wait().await;
         assert_eq!(outgoing.take(), (note(2), false));
         for position in 0..=u64::try_from(MOST).unwrap() {
             outgoing.publish(note(position));

@@ -91,6 +91,8 @@ async fn what_a_client_has_begun_is_finished_without_it() {
         registering.now_or_never().is_none(),
         "a task of its own answers"
     );
+    // What runs as long as the node does ends with it; what was begun is finished first.
+    server.services.stop.cancel();
     server.services.tasks.close();
     server.services.tasks.wait().await;
     server.log_in("alice").await;

@@ -234,6 +234,9 @@ async fn an_invite_is_taken_back_by_whoever_has_sent_it() {
         let event = services.rooms.current(&view, nid, &kind, &bob.user_id);
         kontor::protocol::format::federation(&event.unwrap().unwrap().event)
     };
+    // What is done while the link is down does not come by itself.
+    let link = |up| lan.set_link(&named("a.example"), &named("b.example"), up);
+    link(false);
     let by_another = pdu(&carol).await;
     assert!(
         !federation
@@ -241,7 +244,9 @@ async fn an_invite_is_taken_back_by_whoever_has_sent_it() {
             .await
             .unwrap()
     );
+    link(true);
     room.does_to(&alice, "invite", &bob).await;
+    link(false);
     let end = pdu(&alice).await;
     let forged = end.replace("\"leave\"", "\"ban\"");
     assert!(!federation.take_from_outside(&id, &forged).await.unwrap());

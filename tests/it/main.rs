@@ -1,8 +1,12 @@
 //! The node as a client sees it, in this process: modules are named after sections of the specification.
 
+// Futures of whole use cases on several nodes lie deep in each other.
+#![recursion_limit = "256"]
+
 mod access;
 mod account_data;
 mod account_management;
+mod backfill;
 mod coming_and_going;
 mod concurrency;
 mod creation;

@@ -98,7 +98,16 @@ impl TestServer {
             sync: store::Sync::Never,
             memory: 32 << 20,
         };
-        let store = Store::open(&options).expect("the store opens");
+        // A thread of the node before may not have ended yet.
+        let mut opened = Store::open(&options);
+        for _ in 0..200 {
+            if !matches!(opened, Err(store::Error::Locked(_))) {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+            opened = Store::open(&options);
+        }
+        let store = opened.expect("the store opens");
         // Another seed after a restart, so that no token comes twice.
         let seed = store.view().position().0;
         let services = Services::new(

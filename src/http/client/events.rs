@@ -99,6 +99,11 @@ async fn messages(
         dir,
         limit: number(limit),
     };
+    if let (Direction::Backward, Some(from)) = (page.dir, page.from) {
+        let federation = &services.federation;
+        let room = &request.room_id;
+        federation.fill_before(&requester, room, from).await;
+    }
     let answer = beside(services, move |services| {
         let room = &request.room_id;
         services.rooms.messages(&requester, room, page, &filter)

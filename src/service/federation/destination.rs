@@ -380,7 +380,7 @@ impl Destination {
                 state.complete = false;
                 let sent = state.flying.last().map(|item| item.position);
                 state.row.sent = state.row.sent.max(sent);
-                if refused && self.is_poison(&mut state) {
+                if refused && Self::is_poison(&mut state) {
                     return News::GaveUp;
                 }
                 if was_up { News::Down } else { News::Nothing }
@@ -390,7 +390,7 @@ impl Destination {
 
     /// Whether what the server refuses is down to one event, which it has refused often enough. Before that it is sent
     /// in smaller pieces, so that one event does not hold up all others.
-    fn is_poison(&self, state: &mut State) -> bool {
+    fn is_poison(state: &mut State) -> bool {
         const OFTEN: u32 = 3;
         let events = state.flying.len();
         state.row.sent = None;

@@ -1,6 +1,8 @@
 //! What other servers and this node do together: the layer between the rooms, which know no network, and the network,
 //! which knows no rooms.
 
+mod backfill;
+mod courier;
 mod destination;
 mod edus;
 mod fetch;
@@ -12,17 +14,18 @@ mod serve;
 mod transaction;
 mod transactions;
 mod verify;
+mod waiting;
 
 use std::sync::Arc;
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::outbox::Outbox;
+use self::{backfill::Filling, outbox::Outbox};
 pub use self::{
     handshake::{Handshakes, Wish},
     inbox::Inbox,
-    outbox::DestinationStatus,
     transactions::Transaction,
+    waiting::DestinationStatus,
 };
 use super::{
     accounts::Accounts,
@@ -38,7 +41,7 @@ use crate::{
 
 /// What other servers and this node do together.
 #[derive(Clone)]
-pub struct Federation(Arc<Parts>, Arc<Outbox>);
+pub struct Federation(Arc<Parts>, Arc<Outbox>, Arc<Filling>);
 
 /// What it is made of.
 pub struct Parts {
@@ -77,6 +80,6 @@ impl Federation {
     pub fn new(parts: Parts) -> Self {
         let parts = Arc::new(parts);
         let outbox = Outbox::new(parts.clone());
-        Self(parts, Arc::new(outbox))
+        Self(parts, Arc::new(outbox), Arc::default())
     }
 }

@@ -4,33 +4,27 @@
 //! is in, and `LOCAL_EVENTS`; so a link may be down for as long as it likes, and the node be stopped meanwhile.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    ops::Bound,
+    collections::{BTreeSet, HashMap, HashSet, hash_map::Entry},
     sync::{Arc, Weak},
     time::Duration,
 };
 
-use http::{Method, StatusCode};
 use parking_lot::Mutex;
 use ruma::{OwnedServerName, ServerName, events::room::member::MembershipState};
 use tokio::sync::Notify;
 
 use super::{
     Federation, Parts,
-    destination::{Destination, Item, MAX_QUEUE, News, Step, Verdict, What},
-    transaction::{Answer, Flight},
+    courier::{STORE_PAUSE, serve},
+    destination::{Destination, Item, What},
 };
 use crate::{
-    error::{Error, Result},
+    error::Result,
     protocol::ids::{Position, RoomNid, ServerNid, UserNid},
-    remote::{self, Kind, Limits},
     store::{
         View,
         outgoing::Note,
-        schema::{
-            DESTINATIONS, DestinationRow, EXTRA_TARGETS, LOCAL_EVENTS, RECEIPTS, ROOM_SERVERS,
-            SERVER_ROOMS, USER_ROOMS,
-        },
+        schema::{DESTINATIONS, EXTRA_TARGETS, ROOM_SERVERS, USER_ROOMS},
     },
 };
 
@@ -41,43 +35,14 @@ const SAVE: Duration = Duration::from_secs(1);
 /// How often rows are looked for that nobody is to be told of any more.
 const SWEEP: Duration = Duration::from_hours(1);
 
-/// How many rows are removed in one commit.
-const CHUNK: usize = 1000;
-
-/// How long a destination rests when the store does not let it go on.
-const STORE_PAUSE: Duration = Duration::from_secs(30);
-
 /// Telling other servers what happens here.
 pub(super) struct Outbox {
-    parts: Arc<Parts>,
-    all: Mutex<HashMap<ServerNid, Arc<Destination>>>,
+    pub(super) parts: Arc<Parts>,
+    pub(super) all: Mutex<HashMap<ServerNid, Arc<Destination>>>,
     /// Those whose rows are out of date.
-    unsaved: Mutex<HashSet<ServerNid>>,
+    pub(super) unsaved: Mutex<HashSet<ServerNid>>,
     /// Told when there is one more of them.
-    unsaved_wake: Arc<Notify>,
-}
-
-/// How it stands with a server that is told what happens here.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DestinationStatus {
-    /// The server.
-    pub server: OwnedServerName,
-    /// Whether it is in the peer table.
-    pub is_peer: bool,
-    /// Since when it cannot be reached, in milliseconds since the epoch.
-    pub down_since: Option<u64>,
-    /// How many events and receipts wait.
-    pub waiting: usize,
-    /// Whether more wait than were counted.
-    pub more: bool,
-    /// When the oldest event that waits was sent, in milliseconds since the epoch.
-    pub oldest: Option<u64>,
-    /// When it was reached the last time, in milliseconds since the epoch.
-    pub last_success: Option<u64>,
-    /// When it could not be reached the last time, in milliseconds since the epoch.
-    pub last_failure: Option<u64>,
-    /// Why not.
-    pub last_error: Option<String>,
+    pub(super) unsaved_wake: Arc<Notify>,
 }
 
 impl Federation {
@@ -93,6 +58,16 @@ impl Federation {
         parts.tasks.spawn(follow(Arc::downgrade(outbox)));
     }
 
+    /// Whether a server could not be reached when it was tried the last time.
+    pub(super) fn is_down(&self, server: &ServerName) -> bool {
+        let outbox = &self.1;
+        let Ok(Some(nid)) = outbox.parts.store.find_server(server) else {
+            return false;
+        };
+        let known = outbox.all.lock().get(&nid).cloned();
+        known.is_some_and(|known| known.with(|state| state.row.down_since > 0))
+    }
+
     /// A server has proven that it is there, so what waits for it is tried at once.
     pub fn heard_from(&self, server: &ServerName) {
         let outbox = &self.1;
@@ -101,61 +76,6 @@ impl Federation {
         {
             destination.heard(outbox.parts.clock.instant());
         }
-    }
-
-    /// How it stands with all servers that were ever told anything, in the order of their names.
-    ///
-    /// # Errors
-    /// When the store fails.
-    pub fn destinations(&self) -> Result<Vec<DestinationStatus>> {
-        let outbox = &self.1;
-        let view = outbox.parts.store.view();
-        let mut rows: BTreeMap<ServerNid, DestinationRow> = BTreeMap::new();
-        for row in DESTINATIONS.scan(&view, &()) {
-            let ((nid,), row) = row?;
-            rows.insert(nid, row);
-        }
-        let known: Vec<_> = outbox.all.lock().values().cloned().collect();
-        for destination in known {
-            let row = destination.with(|state| state.row.clone());
-            rows.insert(destination.nid, row);
-        }
-        let mut all = Vec::new();
-        for (nid, row) in rows {
-            let (found, is_all) = outbox.find(&view, nid, row.cursor)?;
-            let first = found.iter().find(|item| item.what != What::Receipt);
-            let oldest = match first {
-                Some(item) => {
-                    let stored = outbox.parts.rooms.event(&view, item.position.0.into())?;
-                    Some(u64::from(stored.event.header.origin_server_ts.0))
-                }
-                None => None,
-            };
-            let server = (*outbox.parts.store.server_name(nid)?).clone();
-            let some = |time: u64| (time > 0).then_some(time);
-            all.push(DestinationStatus {
-                is_peer: outbox.parts.remote.is_peer(&server),
-                server,
-                down_since: some(row.down_since),
-                waiting: found.len(),
-                more: !is_all,
-                oldest,
-                last_success: some(row.last_success),
-                last_failure: some(row.last_failure),
-                last_error: row.last_error,
-            });
-        }
-        all.sort_by(|a, b| a.server.cmp(&b.server));
-        Ok(all)
-    }
-
-    /// Removes the rows of events that every server of their room has got; says how many. What a server that is gone has
-    /// not got is kept: a row has twenty bytes, and the server may come back.
-    ///
-    /// # Errors
-    /// When the store fails.
-    pub fn forget_delivered(&self) -> Result<usize> {
-        self.1.sweep()
     }
 }
 
@@ -170,7 +90,7 @@ impl Outbox {
     }
 
     /// The destination of this number; none if it is not to be told anything.
-    fn destination(&self, nid: ServerNid) -> Result<Option<Arc<Destination>>> {
+    pub(super) fn destination(&self, nid: ServerNid) -> Result<Option<Arc<Destination>>> {
         if nid == self.parts.rooms.own_server() {
             return Ok(None);
         }
@@ -207,9 +127,8 @@ impl Outbox {
         let mut servers: HashMap<RoomNid, Vec<(Arc<Destination>, Position)>> = HashMap::new();
         for (position, note) in notes {
             let (room, what) = match &note {
-                Note::Event { room } => (*room, What::Event),
+                Note::Event { room } | Note::Typing { room, .. } => (*room, What::Event),
                 Note::Receipt { room } => (*room, What::Receipt),
-                Note::Typing { room, .. } => (*room, What::Event),
                 Note::Extra { server, room } => {
                     let (room, what) = (*room, What::Extra);
                     if let Some(destination) = self.destination(*server)?
@@ -231,7 +150,7 @@ impl Outbox {
                     continue;
                 }
             };
-            if let std::collections::hash_map::Entry::Vacant(vacant) = servers.entry(room) {
+            if let Entry::Vacant(vacant) = servers.entry(room) {
                 let mut found = Vec::new();
                 for row in ROOM_SERVERS.scan(&view, &(room,)) {
                     let ((_, server), row) = row?;
@@ -286,46 +205,6 @@ impl Outbox {
         Ok(())
     }
 
-    /// Finds all to whom something is still to be told, and has them told.
-    fn look_again(self: &Arc<Self>) -> Result<()> {
-        let view = self.parts.store.view();
-        let mut behind: BTreeSet<ServerNid> = BTreeSet::new();
-        let mut newest: (RoomNid, Position) = Default::default();
-        let mut cursors: HashMap<ServerNid, Position> = HashMap::new();
-        for row in ROOM_SERVERS.scan(&view, &()) {
-            let ((room, server), row) = row?;
-            if newest.0 != room {
-                let event = LOCAL_EVENTS.last(&view, &(room,))?;
-                let receipt = RECEIPTS.last(&view, &(room,))?;
-                let event = event.map(|((_, position), ())| position);
-                let receipt = receipt.map(|((_, position), _)| position);
-                newest = (room, event.max(receipt).unwrap_or_default());
-            }
-            let cursor = match cursors.get(&server) {
-                Some(cursor) => *cursor,
-                None => {
-                    let row = DESTINATIONS.get(&view, &(server,))?;
-                    let cursor = row.map(|row| row.cursor).unwrap_or_default();
-                    *cursors.entry(server).or_insert(cursor)
-                }
-            };
-            if newest.1 > cursor && newest.1 >= row.since {
-                behind.insert(server);
-            }
-        }
-        for row in EXTRA_TARGETS.scan(&view, &()) {
-            behind.insert(row?.0.0);
-        }
-        for server in behind {
-            if let Some(destination) = self.destination(server)?
-                && destination.look_again()
-            {
-                self.run(destination);
-            }
-        }
-        Ok(())
-    }
-
     /// Says hello to all peers.
     fn greet(self: &Arc<Self>) -> Result<()> {
         let peers: Vec<OwnedServerName> =
@@ -341,103 +220,13 @@ impl Outbox {
         Ok(())
     }
 
-    /// What a server has not got yet, oldest first, and whether that is all.
-    fn find(&self, view: &View, server: ServerNid, cursor: Position) -> Result<(Vec<Item>, bool)> {
-        let mut found: BTreeMap<Position, Item> = BTreeMap::new();
-        let mut is_all = true;
-        let mut add = |item: Item| {
-            // Another row with the same position is about the same event.
-            found.entry(item.position).or_insert(item);
-            if found.len() > MAX_QUEUE {
-                is_all = false;
-                found.pop_last();
-            }
-            // Whether a later one still may have a place.
-            is_all
-                || found
-                    .last_key_value()
-                    .is_none_or(|(last, _)| item.position < *last)
-        };
-        let after = Bound::Excluded((server, cursor));
-        for row in EXTRA_TARGETS.range(view, &(server,), (after, Bound::Unbounded)) {
-            let ((_, position), (room,)) = row?;
-            let what = What::Extra;
-            if !add(Item {
-                position,
-                room,
-                what,
-            }) {
-                break;
-            }
-        }
-        for row in SERVER_ROOMS.scan(view, &(server,)) {
-            let ((_, room), ()) = row?;
-            let Some(row) = ROOM_SERVERS.get(view, &(room, server))? else {
-                continue;
-            };
-            let from = Position(row.since.0.max(cursor.0 + 1));
-            let bounds = (Bound::Included((room, from)), Bound::Unbounded);
-            for row in LOCAL_EVENTS.range(view, &(room,), bounds) {
-                let ((_, position), ()) = row?;
-                let what = What::Event;
-                if !add(Item {
-                    position,
-                    room,
-                    what,
-                }) {
-                    break;
-                }
-            }
-            for row in RECEIPTS.range(view, &(room,), bounds) {
-                let ((_, position), _) = row?;
-                let what = What::Receipt;
-                if !add(Item {
-                    position,
-                    room,
-                    what,
-                }) {
-                    break;
-                }
-            }
-        }
-        Ok((found.into_values().collect(), is_all))
-    }
-
-    fn run(self: &Arc<Self>, destination: Arc<Destination>) {
+    pub(super) fn run(self: &Arc<Self>, destination: Arc<Destination>) {
         let task = serve(Arc::downgrade(self), destination);
         self.parts.tasks.spawn(task);
     }
 
-    fn load(&self, destination: &Destination) -> Result<()> {
-        let cursor = destination.begin_load();
-        let view = self.parts.store.view();
-        let found = self.find(&view, destination.nid, cursor);
-        let (found, is_all) = found.inspect_err(|_| {
-            destination.look_again();
-        })?;
-        destination.end_load(found, view.position(), is_all);
-        Ok(())
-    }
-
-    /// Takes note of what came of an attempt.
-    fn settle(&self, destination: &Destination, verdict: Verdict) {
-        let (clock, server) = (&self.parts.clock, &destination.name);
-        let reason = match &verdict {
-            Verdict::Failed { problem, .. } => problem.clone(),
-            Verdict::Delivered { .. } => String::new(),
-        };
-        let now = (clock.instant(), clock.now_ms());
-        tell(
-            server,
-            &reason,
-            destination.settle(verdict, now, self.parts.entropy.number()),
-        );
-        self.unsaved.lock().insert(destination.nid);
-        self.unsaved_wake.notify_one();
-    }
-
     /// Writes down how far the destinations are, all in one commit.
-    fn save(&self) -> Result<()> {
+    pub(super) fn save(&self) -> Result<()> {
         let unsaved = std::mem::take(&mut *self.unsaved.lock());
         let mut rows = Vec::with_capacity(unsaved.len());
         for nid in unsaved {
@@ -462,51 +251,6 @@ impl Outbox {
         })?;
         Ok(())
     }
-
-    fn sweep(&self) -> Result<usize> {
-        self.save()?;
-        let view = self.parts.store.view();
-        let (mut removed, mut room) = (0, RoomNid::default());
-        loop {
-            let from = Bound::Included((room, Position::default()));
-            let mut rest = LOCAL_EVENTS.range(&view, &(), (from, Bound::Unbounded));
-            let Some(row) = rest.next() else {
-                return Ok(removed);
-            };
-            room = row?.0.0;
-            let until = self.got_by_all(&view, room)?;
-            let bounds = (Bound::Unbounded, Bound::Included((room, until)));
-            let mut done = LOCAL_EVENTS.range(&view, &(room,), bounds);
-            loop {
-                let chunk = done.by_ref().take(CHUNK);
-                let keys: Vec<_> = chunk.map(|row| Ok(row?.0)).collect::<Result<_>>()?;
-                if keys.is_empty() {
-                    break;
-                }
-                let _not_awaited = self.parts.store.commit(|batch| {
-                    for key in &keys {
-                        LOCAL_EVENTS.delete(batch, key);
-                    }
-                    Ok(())
-                })?;
-                removed += keys.len();
-            }
-            room.0 += 1;
-        }
-    }
-
-    /// Up to where every server of a room has got everything.
-    fn got_by_all(&self, view: &View, room: RoomNid) -> Result<Position> {
-        let mut until = view.position();
-        for row in ROOM_SERVERS.scan(view, &(room,)) {
-            let ((_, server), _) = row?;
-            if server != self.parts.rooms.own_server() {
-                let row = DESTINATIONS.get(view, &(server,))?;
-                until = until.min(row.map(|row| row.cursor).unwrap_or_default());
-            }
-        }
-        Ok(until)
-    }
 }
 
 /// Spreads the news until the node stops.
@@ -529,18 +273,22 @@ async fn follow(outbox: Weak<Outbox>) {
     let mut swept = saved;
     let mut is_unsaved = false;
     loop {
-        let Some(outbox_now) = outbox.upgrade() else {
+        let Some(mut outbox_now) = outbox.upgrade() else {
             return;
         };
         let (notes, incomplete) = outgoing.take();
         look |= incomplete;
         if look {
-            let outbox = outbox_now.clone();
-            let looked = tokio::task::spawn_blocking(move || outbox.look_again()).await;
+            let looked = tokio::task::spawn_blocking(move || outbox_now.look_again()).await;
+            // Not held meanwhile: the node may stop.
+            let Some(again) = outbox.upgrade() else {
+                return;
+            };
+            outbox_now = again;
             match looked {
                 Ok(Ok(())) => look = false,
                 Ok(Err(error)) => {
-                    tracing::error!(%error, "it could not be found out what other servers are to be told")
+                    tracing::error!(%error, "it could not be found out what other servers are to be told");
                 }
                 Err(_) => return,
             }
@@ -584,141 +332,5 @@ async fn follow(outbox: Weak<Outbox>) {
         && let Err(error) = outbox.save()
     {
         tracing::debug!(%error, "the last of what other servers were told was not written down");
-    }
-}
-
-/// Tells one server all that waits for it.
-async fn serve(outbox: Weak<Outbox>, destination: Arc<Destination>) {
-    let mut flight: Option<Flight> = None;
-    loop {
-        let Some(outbox_now) = outbox.upgrade() else {
-            return;
-        };
-        let parts = &outbox_now.parts;
-        let (clock, stop) = (parts.clock.clone(), parts.stop.clone());
-        let pause = match destination.next(flight.is_some(), clock.instant()) {
-            Step::Done(news) => return tell(&destination.name, "", news),
-            Step::Wait(pause) => Some(pause),
-            Step::Load => {
-                let (outbox, destination) = (outbox_now.clone(), destination.clone());
-                let loaded = tokio::task::spawn_blocking(move || outbox.load(&destination)).await;
-                match loaded {
-                    Ok(Ok(())) => None,
-                    Ok(Err(error)) => Some(stuck(&error)),
-                    Err(_) => return,
-                }
-            }
-            Step::Send(new) => {
-                if let Some(new) = new {
-                    flight = Some(new);
-                }
-                let Some(sending) = &mut flight else { continue };
-                let server = &destination.name;
-                match sending.request(parts, (destination.nid, server)) {
-                    Ok(None) => {
-                        flight = None;
-                        let verdict = Verdict::Delivered {
-                            contact: false,
-                            events: 0,
-                        };
-                        outbox_now.settle(&destination, verdict);
-                        None
-                    }
-                    Ok(Some((path, body))) => {
-                        let (remote, events) = (parts.remote.clone(), sending.events());
-                        // The node may stop meanwhile.
-                        drop(outbox_now);
-                        let sent =
-                            remote.send_signed(server, Method::PUT, &path, body, Limits::USUAL);
-                        let outcome = tokio::select! {
-                            outcome = sent => outcome,
-                            () = stop.cancelled() => return,
-                        };
-                        let Some(outbox_now) = outbox.upgrade() else {
-                            return;
-                        };
-                        let verdict = match outcome {
-                            Ok(answer) => {
-                                complain(server, answer.body());
-                                flight = None;
-                                Verdict::Delivered {
-                                    contact: true,
-                                    events,
-                                }
-                            }
-                            Err(error) => failed(error),
-                        };
-                        if matches!(&verdict, Verdict::Failed { refused: true, .. }) {
-                            flight = None;
-                        }
-                        outbox_now.settle(&destination, verdict);
-                        continue;
-                    }
-                    Err(error) => Some(stuck(&error)),
-                }
-            }
-        };
-        drop(outbox_now);
-        if let Some(pause) = pause {
-            tokio::select! {
-                () = clock.sleep(pause) => {}
-                () = destination.wake.notified() => {}
-                () = stop.cancelled() => return,
-            }
-        }
-    }
-}
-
-fn stuck(error: &Error) -> Duration {
-    tracing::error!(%error, "what a server is to be told could not be read");
-    STORE_PAUSE
-}
-
-fn failed(error: remote::Error) -> Verdict {
-    let (mut pause, mut refused) = (None, false);
-    if let Kind::Status {
-        status,
-        retry_after,
-        ..
-    } = &error.kind
-    {
-        pause = *retry_after;
-        refused = [StatusCode::BAD_REQUEST, StatusCode::PAYLOAD_TOO_LARGE].contains(status);
-    }
-    Verdict::Failed {
-        problem: error.kind.to_string(),
-        pause,
-        refused,
-    }
-}
-
-/// Tells the log what a server does not want to have, in one line.
-fn complain(server: &ServerName, answer: &[u8]) {
-    let answer: Answer = serde_json::from_slice(answer).unwrap_or_default();
-    let refused = answer.pdus.iter();
-    let mut refused = refused.filter_map(|(id, processed)| Some((id, processed.error.as_ref()?)));
-    if let Some((event, error)) = refused.next() {
-        let error: String = error
-            .chars()
-            .filter(|c| !c.is_control())
-            .take(300)
-            .collect();
-        let others = refused.count();
-        tracing::warn!(%server, %event, error, others, "a server does not accept events of this one");
-    }
-}
-
-fn tell(server: &ServerName, reason: &str, news: News) {
-    match news {
-        News::Nothing => {}
-        News::Down => {
-            tracing::info!(%server, reason, "a server cannot be reached; what it is to be told waits")
-        }
-        News::Back { events, took, down } => {
-            tracing::info!(%server, events, ?took, ?down, "a server is back and has got all that waited");
-        }
-        News::GaveUp => {
-            tracing::error!(%server, reason, "a server refuses an event whatever comes with it; it is left out");
-        }
     }
 }
