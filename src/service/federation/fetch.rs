@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeSet, HashSet},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -75,7 +75,7 @@ const STATE: Limits = Limits {
     body: 128 << 20,
 };
 
-/// Looking for what one event needs.
+/// Looking for what one event needs, or for a piece of a room's history.
 pub(super) struct Search {
     /// The room.
     pub(super) room: OwnedRoomId,
@@ -83,8 +83,10 @@ pub(super) struct Search {
     pub(super) nid: RoomNid,
     /// The rules of its version.
     pub(super) rules: &'static RoomVersionRules,
-    /// Who is asked, in this order.
-    servers: Vec<OwnedServerName>,
+    /// Who is asked first, in this order.
+    first: Vec<OwnedServerName>,
+    /// Who is asked when these do not have it: looked up only then, as a room may have many servers.
+    others: OnceLock<Vec<OwnedServerName>>,
     left: AtomicUsize,
 }
 
@@ -97,36 +99,95 @@ pub(super) enum Failed {
     Nowhere,
 }
 
+impl Search {
+    /// Looking at these servers only, in this order.
+    pub(super) fn only(
+        (nid, room): (RoomNid, OwnedRoomId),
+        rules: &'static RoomVersionRules,
+        servers: Vec<OwnedServerName>,
+    ) -> Self {
+        Self {
+            others: OnceLock::from(Vec::new()),
+            ..Self::of((nid, room), rules, servers)
+        }
+    }
+
+    fn of(
+        (nid, room): (RoomNid, OwnedRoomId),
+        rules: &'static RoomVersionRules,
+        first: Vec<OwnedServerName>,
+    ) -> Self {
+        Self {
+            room,
+            nid,
+            rules,
+            first,
+            others: OnceLock::new(),
+            left: AtomicUsize::new(MOST_REQUESTS),
+        }
+    }
+
+    /// Takes note of one more request; false when there were too many.
+    fn count(&self) -> bool {
+        let one_less = |left: usize| left.checked_sub(1);
+        let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
+        self.left.fetch_update(set, fetch, one_less).is_ok()
+    }
+}
+
 impl Federation {
     /// Begins to look for what an event needs that came from `origin`.
     pub(super) fn search(
         &self,
-        (nid, room): (RoomNid, OwnedRoomId),
+        room: (RoomNid, OwnedRoomId),
         rules: &'static RoomVersionRules,
         origin: &ServerName,
         sender: &ServerName,
-    ) -> Result<Arc<Search>> {
-        let own = self.0.rooms.server_name();
-        let others = self.0.rooms.servers_in(&self.0.store.latest(), nid)?;
-        let all = [origin, sender];
-        let mut servers: Vec<OwnedServerName> = Vec::new();
-        for server in all.into_iter().chain(others.iter().map(|name| &**name)) {
-            let is_new = server != own && servers.iter().all(|known| known != server);
-            if is_new && servers.len() < MOST_SERVERS && self.0.remote.admits(server) {
-                servers.push(server.to_owned());
-            }
+    ) -> Arc<Search> {
+        let mut first = vec![origin.to_owned()];
+        if sender != origin {
+            first.push(sender.to_owned());
         }
-        Ok(Arc::new(Search {
-            room,
-            nid,
-            rules,
-            servers,
-            left: AtomicUsize::new(MOST_REQUESTS),
-        }))
+        first.retain(|server| self.may_ask(server));
+        Arc::new(Search::of(room, rules, first))
+    }
+
+    fn may_ask(&self, server: &ServerName) -> bool {
+        server != self.0.rooms.server_name() && self.0.remote.admits(server)
+    }
+
+    /// Some servers of a room: peers first, and those last that cannot be reached.
+    pub(super) fn whom_to_ask(&self, room: RoomNid) -> Result<Vec<OwnedServerName>> {
+        let parts = &self.0;
+        let servers = parts.rooms.servers_in(&parts.store.latest(), room)?;
+        let servers = servers.into_iter().filter(|server| self.may_ask(server));
+        let mut all: Vec<_> = servers
+            .map(|server| {
+                let is_stranger = !parts.remote.is_peer(&server);
+                let chance = parts.entropy.number();
+                (self.is_down(&server), is_stranger, chance, server)
+            })
+            .collect();
+        all.sort();
+        let some = all.into_iter().take(MOST_SERVERS);
+        Ok(some.map(|(.., server)| server).collect())
+    }
+
+    /// Those that are asked after the first ones.
+    fn others<'s>(&self, search: &'s Search) -> &'s [OwnedServerName] {
+        search.others.get_or_init(|| {
+            let mut others = self.whom_to_ask(search.nid).unwrap_or_else(|error| {
+                tracing::error!(%error, room = %search.room, "the servers of a room could not be read");
+                Vec::new()
+            });
+            others.retain(|server| !search.first.contains(server));
+            others.truncate(MOST_SERVERS.saturating_sub(search.first.len()));
+            others
+        })
     }
 
     /// Asks one server after the other.
-    async fn ask<R>(
+    pub(super) async fn ask<R>(
         &self,
         search: &Search,
         request: impl Fn() -> R + Send,
@@ -137,26 +198,31 @@ impl Federation {
         R::PathBuilder: for<'a> PathBuilder<Input<'a> = ()>,
     {
         let mut failed = Failed::Nowhere;
-        for server in &search.servers {
-            let left = &search.left;
-            let counted = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-                left.checked_sub(1)
-            });
-            if counted.is_err() {
+        let mut asked = 0_usize;
+        loop {
+            let others = asked.checked_sub(search.first.len());
+            let server = match others {
+                None => search.first.get(asked),
+                Some(at) => self.others(search).get(at),
+            };
+            let Some(server) = server else {
+                return Err(failed);
+            };
+            asked += 1;
+            if !search.count() {
                 return Err(Failed::Nowhere);
             }
-            let asked = Box::pin(self.0.remote.send_within(server, request(), limits));
-            match asked.await {
+            let answer = Box::pin(self.0.remote.send_within(server, request(), limits));
+            match answer.await {
                 Ok(answer) => return Ok(answer),
                 Err(error) if is_silence(&error) => failed = Failed::Silent,
                 Err(_) => {}
             }
         }
-        Err(failed)
     }
 
     /// What of some events is genuine and of the room.
-    async fn genuine(
+    pub(super) async fn genuine(
         &self,
         search: &Search,
         events: impl IntoIterator<Item = Box<RawValue>>,
@@ -176,7 +242,7 @@ impl Federation {
     }
 
     /// Stores events that authorise others or are parts of states.
-    async fn keep(&self, search: &Search, pdus: Vec<Pdu>) -> Result<()> {
+    pub(super) async fn keep(&self, search: &Search, pdus: Vec<Pdu>) -> Result<()> {
         if pdus.is_empty() {
             return Ok(());
         }
@@ -216,23 +282,35 @@ impl Federation {
             }
             Err(how) => failed = how,
         }
-        let mut wanted = self.unknown(missing.clone())?;
-        let (mut seen, mut got) = (HashSet::new(), Vec::new());
+        let (got, how) = self.fetch_upwards(search, missing.clone()).await?;
+        failed = how.unwrap_or(failed);
+        self.keep(search, got).await?;
+        let is_complete = self.unknown(missing)?.is_empty();
+        Ok(if is_complete { Ok(()) } else { Err(failed) })
+    }
+
+    /// Gets those of some events that are not here, one by one, and what authorises them; says whether somebody was
+    /// silent.
+    pub(super) async fn fetch_upwards(
+        &self,
+        search: &Arc<Search>,
+        events: Vec<OwnedEventId>,
+    ) -> Result<(Vec<Pdu>, Option<Failed>)> {
+        let mut wanted = self.unknown(events)?;
+        let (mut seen, mut got, mut failed) = (HashSet::new(), Vec::new(), None);
         for _ in 0..MOST_STEPS {
             seen.extend(wanted.iter().cloned());
             if wanted.is_empty() || seen.len() > MOST_SINGLE {
                 break;
             }
             let (pdus, how) = self.fetch_events(search, wanted).await?;
-            failed = how.unwrap_or(failed);
+            failed = failed.or(how);
             let cited = pdus.iter().flat_map(|pdu| pdu.event.auth_events());
             let cited: BTreeSet<_> = cited.filter(|id| !seen.contains(*id)).cloned().collect();
             wanted = self.unknown(cited)?;
             got.extend(pdus);
         }
-        self.keep(search, got).await?;
-        let is_complete = self.unknown(missing)?.is_empty();
-        Ok(if is_complete { Ok(()) } else { Err(failed) })
+        Ok((got, failed))
     }
 
     /// Gets events one by one; says whether somebody was silent who may have one that is missing.

@@ -209,7 +209,7 @@ impl Federation {
             Some(Err(_)) | None => return Ok(Fate::Over),
         };
         let sender = pdu.event.header.sender.server_name();
-        let search = self.search((room, id), rules, &origin, sender)?;
+        let search = self.search((room, id), rules, &origin, sender);
         Box::pin(self.take_pushed(&search, &pdu, at)).await
     }
 
@@ -221,74 +221,45 @@ impl Federation {
         pdu: &Arc<Pdu>,
         at: Position,
     ) -> Result<Fate> {
-        let (mut has_auth, mut has_before) = (false, false);
+        let id = &pdu.event.header.id;
         let mut failed = Failed::Nowhere;
-        loop {
-            let need = match self.write(search, pdu, None, Some(at)).await? {
-                Outcome::Written { .. } => return Ok(Fate::Written),
-                Outcome::Known => return Ok(Fate::Over),
-                Outcome::Needs(need) => need,
+        if let Some(fate) = self.try_to_write(search, pdu, None, Some(at)).await? {
+            return Ok(fate);
+        }
+        if !self.placeless(pdu.event.prev_events())?.is_empty() {
+            let before = match self.fetch_before(search, pdu).await? {
+                Ok(before) => before,
+                Err(failed) => return Ok(failed.into()),
             };
-            if !has_before && !self.placeless(pdu.event.prev_events())?.is_empty() {
-                has_before = true;
-                let before = match self.fetch_before(search, pdu).await? {
-                    Ok(before) => before,
-                    Err(failed) => return Ok(failed.into()),
-                };
-                for earlier in before {
-                    if let Fate::Later = self.take_fetched(search, Arc::new(earlier)).await? {
-                        failed = Failed::Silent;
-                    }
-                }
-                continue;
-            }
-            match need {
-                Need::AuthEvents(ids) if !has_auth => {
-                    has_auth = true;
-                    let fetched = self.fetch_auth(search, &pdu.event.header.id, ids);
-                    if let Err(failed) = fetched.await? {
-                        return Ok(failed.into());
-                    }
-                }
-                need => {
-                    tracing::debug!(id = %pdu.event.header.id, ?need, "an event can not be placed");
-                    return Ok(failed.into());
+            for earlier in before {
+                if let Fate::Later = self.take_fetched(search, Arc::new(earlier)).await? {
+                    failed = Failed::Silent;
                 }
             }
         }
+        Ok(
+            match self.write_with_auth(search, pdu, None, Some(at)).await? {
+                Some(fate) => fate,
+                None => {
+                    tracing::debug!(%id, room = %search.room, "an event can not be placed");
+                    failed.into()
+                }
+            },
+        )
     }
 
     /// Writes an event that was asked for. What it follows is put over a gap if it is not here.
     async fn take_fetched(&self, search: &Arc<Search>, pdu: Arc<Pdu>) -> Result<Fate> {
-        let (mut has_auth, mut has_before) = (false, false);
-        loop {
-            let need = match self.write(search, &pdu, None, None).await? {
-                Outcome::Written { .. } => return Ok(Fate::Written),
-                Outcome::Known => return Ok(Fate::Over),
-                Outcome::Needs(need) => need,
-            };
-            let lacking = self.placeless(pdu.event.prev_events())?;
-            if !has_before && !lacking.is_empty() {
-                has_before = true;
-                for id in lacking {
-                    match self.take_over_gap(search, &id).await? {
-                        Fate::Written | Fate::Over => {}
-                        Fate::Later => return Ok(Fate::Later),
-                    }
-                }
-                continue;
-            }
-            match need {
-                Need::AuthEvents(ids) if !has_auth => {
-                    has_auth = true;
-                    let fetched = self.fetch_auth(search, &pdu.event.header.id, ids);
-                    if let Err(failed) = fetched.await? {
-                        return Ok(failed.into());
-                    }
-                }
-                _ => return Ok(Fate::Over),
+        if let Some(fate) = self.try_to_write(search, &pdu, None, None).await? {
+            return Ok(fate);
+        }
+        for id in self.placeless(pdu.event.prev_events())? {
+            if let Fate::Later = self.take_over_gap(search, &id).await? {
+                return Ok(Fate::Later);
             }
         }
+        let fate = self.write_with_auth(search, &pdu, None, None).await?;
+        Ok(fate.unwrap_or(Fate::Over))
     }
 
     /// Gets an event and the state before it, and writes it with a gap below.
@@ -301,20 +272,42 @@ impl Federation {
             Ok(pdu) => Arc::new(pdu),
             Err(failed) => return Ok(failed.into()),
         };
-        let mut has_auth = false;
-        loop {
-            match self.write(search, &pdu, Some(state.clone()), None).await? {
-                Outcome::Written { .. } => return Ok(Fate::Written),
-                Outcome::Needs(Need::AuthEvents(ids)) if !has_auth => {
-                    has_auth = true;
-                    let fetched = self.fetch_auth(search, id, ids);
-                    if let Err(failed) = fetched.await? {
-                        return Ok(failed.into());
-                    }
+        let fate = self
+            .write_with_auth(search, &pdu, Some(&state), None)
+            .await?;
+        Ok(fate.unwrap_or(Fate::Over))
+    }
+
+    /// Writes an event, and gets what authorises it if that is all that is missing; none if it is not.
+    async fn write_with_auth(
+        &self,
+        search: &Arc<Search>,
+        pdu: &Arc<Pdu>,
+        state: Option<&Arc<Vec<OwnedEventId>>>,
+        staged: Option<Position>,
+    ) -> Result<Option<Fate>> {
+        match self.write(search, pdu, state, staged).await? {
+            Outcome::Needs(Need::AuthEvents(ids)) => {
+                let fetched = self.fetch_auth(search, &pdu.event.header.id, ids);
+                if let Err(failed) = fetched.await? {
+                    return Ok(Some(failed.into()));
                 }
-                Outcome::Known | Outcome::Needs(_) => return Ok(Fate::Over),
+                self.try_to_write(search, pdu, state, staged).await
             }
+            outcome => Ok(fate_of(&outcome)),
         }
+    }
+
+    /// Writes an event; none if something is missing.
+    async fn try_to_write(
+        &self,
+        search: &Search,
+        pdu: &Arc<Pdu>,
+        state: Option<&Arc<Vec<OwnedEventId>>>,
+        staged: Option<Position>,
+    ) -> Result<Option<Fate>> {
+        let outcome = self.write(search, pdu, state, staged).await?;
+        Ok(fate_of(&outcome))
     }
 
     /// Writes an event if nothing is missing; with it goes the row in which it waited.
@@ -322,10 +315,11 @@ impl Federation {
         &self,
         search: &Search,
         pdu: &Arc<Pdu>,
-        state: Option<Arc<Vec<OwnedEventId>>>,
+        state: Option<&Arc<Vec<OwnedEventId>>>,
         staged: Option<Position>,
     ) -> Result<Outcome> {
         let (rooms, pdu, room) = (self.0.rooms.clone(), pdu.clone(), search.nid);
+        let state = state.cloned();
         let mut guard = rooms.lock(&search.room).await?;
         let write = move || {
             let before = match &state {
@@ -339,5 +333,13 @@ impl Federation {
             })
         };
         beside(write).await?
+    }
+}
+
+fn fate_of(outcome: &Outcome) -> Option<Fate> {
+    match outcome {
+        Outcome::Written { .. } => Some(Fate::Written),
+        Outcome::Known => Some(Fate::Over),
+        Outcome::Needs(_) => None,
     }
 }

@@ -121,12 +121,7 @@ impl Federation {
         invite: Invite,
     ) -> Result<String> {
         let rules = rules_of(&invite.room_version)?;
-        let expected = Expected {
-            origin,
-            room,
-            id,
-            membership: MembershipState::Invite,
-        };
+        let expected = Expected::of(origin, (room, id), MembershipState::Invite);
         let received = read_member(invite.event.get(), rules, &expected)?;
         let target = received.event().header.state_key.clone();
         let target = target.and_then(|target| UserId::parse(target).ok());

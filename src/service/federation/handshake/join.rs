@@ -55,7 +55,7 @@ impl Federation {
         if let Some(id) = self.is_in(wish).await? {
             return Ok(Some(id));
         }
-        if !always && self.is_entered(wish).await? {
+        if !always && self.0.rooms.takes_part_in(wish.room).await? {
             return Ok(None);
         }
         let mut asking = self.asking(wish);
@@ -85,14 +85,6 @@ impl Federation {
         let kind = "m.room.member".into();
         let event = rooms.current(&view, head.nid, &kind, wish.user.as_str())?;
         Ok(event.map(|event| event.event.header.id.clone()))
-    }
-
-    async fn is_entered(&self, wish: &Wish<'_>) -> Result<bool> {
-        match self.0.rooms.lock(wish.room).await {
-            Ok(mut guard) => Ok(self.0.rooms.takes_part(guard.head())),
-            Err(error) if error.is_internal() => Err(error),
-            Err(_) => Ok(false),
-        }
     }
 
     async fn join_by(&self, server: &ServerName, wish: &Wish<'_>) -> Result<OwnedEventId> {
