@@ -5,19 +5,16 @@ use std::{collections::BTreeSet, time::Duration};
 use http::{Method, StatusCode};
 use kontor::{
     config::{Config, Peer},
-    protocol::{
-        format,
-        ingest::Verdict,
-        template::{self, Draft},
-    },
+    protocol::{format, ingest::Verdict},
     remote::memory::Faults,
     service::rooms::{Before, Outcome},
     store::schema::LOCAL_EVENTS,
 };
-use ruma::{CanonicalJsonObject, MilliSecondsSinceUnixEpoch, RoomId, ServerName, UInt, UserId};
+use ruma::ServerName;
 use serde_json::{Value, json};
 
 use crate::{
+    elsewhere::{Elsewhere, check},
     neighbour::{Neighbour, us},
     room::Room,
     server::{Client, START, TestServer, ok},
@@ -49,57 +46,11 @@ fn branch(server: &TestServer, name: &str, seed: u8) -> Neighbour {
 /// A user of the other server changes their membership.
 async fn becomes(server: &TestServer, who: &Neighbour, room: &Room, membership: &str) -> String {
     let services = &server.services;
-    let id = RoomId::parse(&room.0).expect("it is so in these tests");
-    let user = UserId::parse(format!("@bob:{}", who.name)).expect("it is so in these tests");
-    let (event, rules) = {
-        let mut guard = services
-            .rooms
-            .lock(&id)
-            .await
-            .expect("it is so in these tests");
-        let head = guard.head();
-        let view = services.store().latest();
-        let mut auth = Vec::new();
-        for (kind, key) in [
-            ("m.room.create", ""),
-            ("m.room.power_levels", ""),
-            ("m.room.join_rules", ""),
-            ("m.room.member", user.as_str()),
-        ] {
-            let is_id = head.rules.authorization.room_create_event_id_as_room_id;
-            let found = services.rooms.current(&view, head.nid, &kind.into(), key);
-            if let Some(stored) = found.expect("it is so in these tests")
-                && !(is_id && kind == "m.room.create")
-                && (kind != "m.room.join_rules" || membership == "join")
-            {
-                auth.push(stored.event.header.id.clone());
-            }
-        }
-        let content = json!({ "membership": membership });
-        let content: CanonicalJsonObject =
-            serde_json::from_value(content).expect("it is so in these tests");
-        let draft = Draft {
-            room_id: Some(id.clone()),
-            sender: user.clone(),
-            event_type: "m.room.member".into(),
-            state_key: Some(user.to_string()),
-            content,
-            redacts: None,
-            origin_server_ts: MilliSecondsSinceUnixEpoch(UInt::new_saturating(START)),
-            prev_events: head
-                .row
-                .extremities
-                .iter()
-                .map(|(id, _)| id.clone())
-                .collect(),
-            auth_events: auth,
-            depth: head.row.depth + 1,
-            legacy: None,
-        };
-        let event = template::finish(draft, &who.key, &who.name, head.rules)
-            .expect("it is so in these tests");
-        (event, head.rules)
-    };
+    let user = format!("@bob:{}", who.name);
+    let mut elsewhere = Elsewhere::of(server, room).await;
+    let content = json!({ "membership": membership });
+    let event = elsewhere.add(who, &user, "m.room.member", Some(&user), content);
+    let (id, rules) = (elsewhere.room, elsewhere.rules);
     let text = format::federation(&event);
     let mut verified = services
         .federation
@@ -180,15 +131,6 @@ fn numbers(range: std::ops::Range<usize>) -> Vec<String> {
     range.map(|number| number.to_string()).collect()
 }
 
-fn healthy(server: &TestServer) {
-    let mut complaints = Vec::new();
-    let store = server.services.store();
-    store
-        .check(|line| complaints.push(line))
-        .expect("it is so in these tests");
-    assert_eq!(complaints, Vec::<String>::new());
-}
-
 #[tokio::test]
 async fn messages_reach_the_servers_of_the_room() {
     let (server, alice, b) = node(|_| ()).await;
@@ -225,7 +167,7 @@ async fn messages_reach_the_servers_of_the_room() {
     room.say(&alice, "nobody is told").await;
     rest().await;
     assert_eq!(heard(&b).len(), 149);
-    healthy(&server);
+    check(&server);
 }
 
 #[tokio::test]
@@ -267,7 +209,7 @@ async fn what_waits_for_a_link_arrives_once_and_in_order() {
     server.services.federation.forget_delivered().unwrap();
     let view = server.services.store().view();
     assert_eq!(LOCAL_EVENTS.scan(&view, &()).count(), 0);
-    healthy(&server);
+    check(&server);
 }
 
 #[tokio::test]
@@ -325,7 +267,7 @@ async fn a_restart_loses_nothing() {
     // It was written down that the first one had arrived.
     let all: Vec<_> = b.put().iter().flat_map(|(_, body)| texts(body)).collect();
     assert_eq!(all, numbers(0..61));
-    healthy(&server);
+    check(&server);
 }
 
 #[tokio::test]
@@ -412,7 +354,7 @@ async fn whoever_is_sent_away_is_told() {
     assert_eq!(pdus[0]["content"]["membership"], "leave");
     server.clock.advance(Duration::from_secs(2));
     rest().await;
-    healthy(&server);
+    check(&server);
     let server = server.restart();
     rest().await;
     assert_eq!(b.put().len(), 1);
@@ -586,6 +528,6 @@ async fn at_rest_everything_has_arrived() {
                 .collect();
             assert!(same.iter().all(|(_, other)| other["pdus"] == body["pdus"]));
         }
-        healthy(&server);
+        check(&server);
     }
 }
