@@ -200,10 +200,15 @@ impl Network {
         {
             // A kept connection may be as dead as the link was; the next request begins with a new one, on a way that
             // is looked up again.
-            self.0.servers.remove(server);
-            self.0.resolver.forget(server);
+            self.reconnect(server);
         }
         outcome
+    }
+
+    /// Leaves the connections to a server, and the way to it, to those who use them now.
+    pub(super) fn reconnect(&self, server: &ServerName) {
+        self.0.servers.remove(server);
+        self.0.resolver.forget(server);
     }
 
     async fn attempt(

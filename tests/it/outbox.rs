@@ -8,7 +8,7 @@ use kontor::{
     protocol::{format, ingest::Verdict},
     remote::memory::Faults,
     service::rooms::{Before, Outcome},
-    store::schema::LOCAL_EVENTS,
+    store::schema::{EXTRA_TARGETS, LOCAL_EVENTS},
 };
 use ruma::ServerName;
 use serde_json::{Value, json};
@@ -362,6 +362,166 @@ async fn whoever_is_sent_away_is_told() {
         server.services.federation.destinations().unwrap()[0].waiting,
         0
     );
+}
+
+#[tokio::test]
+async fn what_was_said_before_somebody_was_sent_away_is_for_them_too() {
+    let (server, alice, b) = node(|_| ()).await;
+    let (room, other) = (
+        Room::new(&alice, "shared").await,
+        Room::new(&alice, "shared").await,
+    );
+    room.say(&alice, "before they came").await;
+    for room in [&room, &other] {
+        becomes(&server, &b, room, "join").await;
+    }
+    server.lan.set_link(&us(), &b.name, false);
+    for number in numbers(0..60) {
+        room.say(&alice, &number).await;
+    }
+    let kick = json!({ "user_id": "@bob:b.example" });
+    ok(room.post(&alice, "kick", kick).await);
+    room.say(&alice, "among ourselves").await;
+    other.say(&alice, "elsewhere").await;
+    rest().await;
+    server.clock.advance(Duration::from_secs(1));
+    rest().await;
+    // Nothing of it is swept away.
+    server.services.federation.forget_delivered().unwrap();
+    let server = server.restart();
+    server.services.federation.forget_delivered().unwrap();
+    server.lan.set_link(&us(), &b.name, true);
+    until("it arrives", || {
+        server.clock.advance(Duration::from_secs(10));
+        heard(&b).len() == 61
+    })
+    .await;
+    let expect = [numbers(0..60), vec!["elsewhere".to_owned()]].concat();
+    assert_eq!(heard(&b), expect);
+    let all = b.put();
+    let pdus = all.iter().flat_map(|(_, body)| body["pdus"].as_array());
+    let leave = pdus
+        .flatten()
+        .position(|pdu| pdu["content"]["membership"] == "leave");
+    assert_eq!(leave, Some(60));
+    rest().await;
+    server.clock.advance(Duration::from_secs(2));
+    rest().await;
+    server.services.federation.forget_delivered().unwrap();
+    let view = server.services.store().view();
+    assert_eq!(LOCAL_EVENTS.scan(&view, &()).count(), 0);
+    assert_eq!(EXTRA_TARGETS.scan(&view, &()).count(), 0);
+    check(&server);
+}
+
+#[tokio::test]
+async fn what_is_on_its_way_when_somebody_is_sent_away_arrives() {
+    let (server, alice, b) = node(|_| ()).await;
+    let room = Room::new(&alice, "shared").await;
+    becomes(&server, &b, &room, "join").await;
+    room.say(&alice, "0").await;
+    until("it arrives", || heard(&b).len() == 1).await;
+    // While this is under way the next one waits in memory.
+    b.answers(SEND, StatusCode::IM_A_TEAPOT, "");
+    room.say(&alice, "1").await;
+    until("it is sent", || heard(&b).len() == 2).await;
+    room.say(&alice, "2").await;
+    rest().await;
+    let ban = json!({ "user_id": "@bob:b.example" });
+    ok(room.post(&alice, "ban", ban).await);
+    rest().await;
+    b.answers(SEND, StatusCode::OK, json!({ "pdus": {} }));
+    until("all arrives", || {
+        server.clock.advance(Duration::from_secs(5));
+        heard(&b).len() == 3
+    })
+    .await;
+    assert_eq!(heard(&b), numbers(0..3));
+    check(&server);
+}
+
+#[tokio::test]
+async fn an_attempt_that_hangs_is_repeated_when_the_server_is_heard_of() {
+    let (server, alice, b) = node(|_| ()).await;
+    let room = Room::new(&alice, "shared").await;
+    becomes(&server, &b, &room, "join").await;
+    b.answers(SEND, StatusCode::IM_A_TEAPOT, "");
+    room.say(&alice, "1").await;
+    until("it is sent", || b.put().len() == 1).await;
+    room.say(&alice, "2").await;
+    b.answers(SEND, StatusCode::OK, json!({ "pdus": {} }));
+    // Whoever is slow is not asked twice.
+    server.clock.advance(Duration::from_secs(3));
+    rest().await;
+    assert_eq!(b.put().len(), 1);
+    ok(b.get(
+        &server,
+        "/_matrix/federation/v1/query/profile?user_id=@alice:localhost",
+    )
+    .await);
+    until("both arrive", || heard(&b).len() == 2).await;
+    let all = b.put();
+    assert_eq!((all.len(), &all[0]), (3, &all[1]));
+    let status = server.services.federation.destinations().unwrap();
+    assert_eq!(status[0].down_since, None);
+}
+
+#[tokio::test]
+async fn what_is_new_for_a_peer_that_is_down_does_not_wait_for_an_attempt_that_hangs() {
+    let (server, alice, b) = node(with_peers).await;
+    let room = Room::new(&alice, "shared").await;
+    becomes(&server, &b, &room, "join").await;
+    server.lan.set_link(&us(), &b.name, false);
+    room.say(&alice, "1").await;
+    for _ in 0..9 {
+        rest().await;
+        server.clock.advance(Duration::from_secs(60));
+    }
+    rest().await;
+    // The link is back, but whoever tries at this moment is not answered.
+    b.answers(SEND, StatusCode::IM_A_TEAPOT, "");
+    server.lan.set_link(&us(), &b.name, true);
+    let before = b.put().len();
+    server.clock.advance(Duration::from_secs(60));
+    until("it is tried", || b.put().len() == before + 1).await;
+    b.answers(SEND, StatusCode::OK, json!({ "pdus": {} }));
+    room.say(&alice, "2").await;
+    rest().await;
+    server.clock.advance(Duration::from_millis(1_500));
+    until("both arrive", || heard(&b).len() == 2).await;
+}
+
+#[tokio::test]
+async fn whoever_is_heard_of_during_an_attempt_is_tried_again_at_once() {
+    let (server, alice, b) = node(with_peers).await;
+    let room = Room::new(&alice, "shared").await;
+    becomes(&server, &b, &room, "join").await;
+    server.lan.set_link(&us(), &b.name, false);
+    room.say(&alice, "1").await;
+    for _ in 0..9 {
+        rest().await;
+        server.clock.advance(Duration::from_secs(60));
+    }
+    rest().await;
+    let slow = Faults {
+        delay: Duration::from_millis(100),
+        ..Faults::default()
+    };
+    server.lan.set_faults(slow);
+    server.clock.advance(Duration::from_secs(60));
+    rest().await;
+    // It fails, as the link is down in this direction; but in the other one it was up meanwhile.
+    ok(b.get(
+        &server,
+        "/_matrix/federation/v1/query/profile?user_id=@alice:localhost",
+    )
+    .await);
+    server.clock.advance(Duration::from_millis(200));
+    rest().await;
+    server.lan.set_faults(Faults::default());
+    server.lan.set_link(&us(), &b.name, true);
+    server.clock.advance(Duration::from_millis(600));
+    until("it arrives", || heard(&b) == ["1"]).await;
 }
 
 #[tokio::test]
