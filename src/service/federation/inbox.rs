@@ -1,10 +1,15 @@
 //! What other servers have sent and what has no place in its room yet: kept on the disk before the sender is answered,
 //! so that neither a stop nor a dead link loses it, and worked off by one task per room.
 //!
-//! Both bounds are counted in memory. A server that has too much waiting is told to come back, which loses nothing; in a
-//! room that has too much waiting the rest is refused, and fetched later by what follows it.
+//! All bounds are counted in memory, for each server alone, so that none can fill another one's place. A server that has
+//! too much waiting is told to come back, which loses nothing; where too much of it waits for one room the rest is
+//! refused, and fetched later by what follows it.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
@@ -21,11 +26,17 @@ use crate::{
     },
 };
 
-/// The most events that wait for one room.
-pub(super) const MOST_OF_ROOM: usize = 1_000;
+/// The most events of one server that wait for one room.
+const MOST_OF_ROOM: usize = 1_000;
 
 /// The most events of one server that wait.
 pub(super) const MOST_OF_SERVER: usize = 5_000;
+
+/// How many events of one server are worked off at the same time, as each may cause many requests.
+const MOST_AT_WORK: usize = 8;
+
+/// A server that is heard all the time is taken note of no more often than this.
+const HEARD: Duration = Duration::from_millis(500);
 
 /// Of how many transactions the answers are kept. A server sends one at a time, and asks again only for the last.
 const ANSWERS: usize = 2_000;
@@ -48,7 +59,9 @@ pub struct Inbox {
 #[derive(Default)]
 struct Waiting {
     rooms: HashMap<RoomNid, Queue>,
-    servers: HashMap<ServerNid, usize>,
+    servers: HashMap<ServerNid, Sent>,
+    /// How many events of each server are worked off now.
+    at_work: HashMap<ServerNid, usize>,
 }
 
 #[derive(Default)]
@@ -56,8 +69,53 @@ struct Queue {
     count: usize,
     /// Whether a task works it off.
     busy: bool,
-    /// Told when more has come.
-    news: Arc<Notify>,
+    /// Told when the task should look again.
+    wake: Arc<Notify>,
+    news: News,
+}
+
+/// What of one server waits.
+#[derive(Default)]
+struct Sent {
+    count: usize,
+    rooms: HashMap<RoomNid, usize>,
+    /// When it was heard last.
+    heard: Option<Instant>,
+}
+
+/// Why the task of a room should look again.
+#[derive(Default)]
+pub(super) struct News {
+    /// More has come in.
+    pub(super) more: bool,
+    /// Something was written that others may have waited for.
+    pub(super) written: bool,
+    /// These have proven that they are there.
+    pub(super) heard: HashSet<ServerNid>,
+}
+
+/// The right to work off an event of a server.
+pub(super) struct Seat<'i>(&'i Inbox, ServerNid);
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.0.waiting.lock();
+        if let Some(count) = waiting.at_work.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                waiting.at_work.remove(&self.1);
+            }
+        }
+    }
+}
+
+impl Waiting {
+    fn count(&mut self, room: RoomNid, origin: ServerNid, number: usize) {
+        self.rooms.entry(room).or_default().count += number;
+        let sent = self.servers.entry(origin).or_default();
+        sent.count += number;
+        *sent.rooms.entry(room).or_default() += number;
+    }
 }
 
 impl Inbox {
@@ -69,8 +127,7 @@ impl Inbox {
         let mut waiting = Waiting::default();
         for row in INBOX.scan(&store.view(), &()) {
             let ((room, _), row) = row?;
-            waiting.rooms.entry(room).or_default().count += 1;
-            *waiting.servers.entry(row.origin).or_default() += 1;
+            waiting.count(room, row.origin, 1);
         }
         Ok(Self {
             waiting: Mutex::new(waiting),
@@ -82,25 +139,20 @@ impl Inbox {
     /// How many events of a server wait.
     pub(super) fn of_server(&self, server: ServerNid) -> usize {
         let waiting = self.waiting.lock();
-        waiting.servers.get(&server).copied().unwrap_or_default()
+        waiting.servers.get(&server).map_or(0, |sent| sent.count)
     }
 
-    /// How many events wait for a room.
-    pub(super) fn of_room(&self, room: RoomNid) -> usize {
+    /// How many more events of a server may wait for a room.
+    fn free(&self, room: RoomNid, server: ServerNid) -> usize {
         let waiting = self.waiting.lock();
-        waiting.rooms.get(&room).map_or(0, |queue| queue.count)
+        let sent = waiting.servers.get(&server);
+        let count = sent.and_then(|sent| sent.rooms.get(&room));
+        MOST_OF_ROOM.saturating_sub(count.copied().unwrap_or_default())
     }
 
     /// The rooms for which something waits.
-    pub(super) fn rooms(&self) -> Vec<RoomNid> {
+    fn rooms(&self) -> Vec<RoomNid> {
         self.waiting.lock().rooms.keys().copied().collect()
-    }
-
-    /// So many more wait.
-    fn count(&self, room: RoomNid, origin: ServerNid, number: usize) {
-        let mut waiting = self.waiting.lock();
-        waiting.rooms.entry(room).or_default().count += number;
-        *waiting.servers.entry(origin).or_default() += number;
     }
 
     /// One waits no more.
@@ -109,9 +161,15 @@ impl Inbox {
         if let Some(queue) = waiting.rooms.get_mut(&room) {
             queue.count = queue.count.saturating_sub(1);
         }
-        if let Some(count) = waiting.servers.get_mut(&origin) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
+        if let Some(sent) = waiting.servers.get_mut(&origin) {
+            sent.count = sent.count.saturating_sub(1);
+            if let Some(count) = sent.rooms.get_mut(&room) {
+                *count = count.saturating_sub(1);
+                if *count == 0 {
+                    sent.rooms.remove(&room);
+                }
+            }
+            if sent.count == 0 {
                 waiting.servers.remove(&origin);
             }
         }
@@ -122,8 +180,9 @@ impl Inbox {
     pub(super) fn begin(&self, room: RoomNid) -> Option<Arc<Notify>> {
         let mut waiting = self.waiting.lock();
         let queue = waiting.rooms.entry(room).or_default();
-        queue.news.notify_one();
-        (!std::mem::replace(&mut queue.busy, true)).then(|| queue.news.clone())
+        queue.news.more = true;
+        queue.wake.notify_one();
+        (!std::mem::replace(&mut queue.busy, true)).then(|| queue.wake.clone())
     }
 
     /// Ends working a room off; false if something has come meanwhile.
@@ -139,6 +198,53 @@ impl Inbox {
         waiting.rooms.remove(&room);
         true
     }
+
+    /// What the task of a room has not been told yet.
+    pub(super) fn news(&self, room: RoomNid) -> News {
+        let mut waiting = self.waiting.lock();
+        let queue = waiting.rooms.get_mut(&room);
+        queue
+            .map(|queue| std::mem::take(&mut queue.news))
+            .unwrap_or_default()
+    }
+
+    /// An event of a room was written beside those that wait: they may have waited for it.
+    pub(super) fn written(&self, room: RoomNid) {
+        let mut waiting = self.waiting.lock();
+        if let Some(queue) = waiting.rooms.get_mut(&room) {
+            queue.news.written = true;
+            queue.wake.notify_one();
+        }
+    }
+
+    /// A server has proven that it is there: what waits for an answer of it is tried again.
+    pub(super) fn heard(&self, server: ServerNid, now: Instant) {
+        let waiting = &mut *self.waiting.lock();
+        let Some(sent) = waiting.servers.get_mut(&server) else {
+            return;
+        };
+        if sent.heard.is_some_and(|heard| now < heard + HEARD) {
+            return;
+        }
+        sent.heard = Some(now);
+        for room in sent.rooms.keys() {
+            if let Some(queue) = waiting.rooms.get_mut(room) {
+                queue.news.heard.insert(server);
+                queue.wake.notify_one();
+            }
+        }
+    }
+
+    /// A place for one more event of a server to be worked off, if there is one.
+    pub(super) fn seat(&self, server: ServerNid) -> Option<Seat<'_>> {
+        let mut waiting = self.waiting.lock();
+        let count = waiting.at_work.entry(server).or_default();
+        if *count >= MOST_AT_WORK {
+            return None;
+        }
+        *count += 1;
+        Some(Seat(self, server))
+    }
 }
 
 impl Federation {
@@ -149,7 +255,7 @@ impl Federation {
         origin: ServerNid,
         mut events: Vec<(OwnedEventId, String)>,
     ) -> Result<(Option<Position>, Vec<OwnedEventId>)> {
-        let free = MOST_OF_ROOM.saturating_sub(self.0.inbox.of_room(room));
+        let free = self.0.inbox.free(room, origin);
         let refused = events.split_off(events.len().min(free));
         let refused = refused.into_iter().map(|(id, _)| id).collect();
         if events.is_empty() {
@@ -157,7 +263,7 @@ impl Federation {
         }
         let number = events.len();
         // Before they can be seen, as whoever works them off counts down.
-        self.0.inbox.count(room, origin, number);
+        self.0.inbox.waiting.lock().count(room, origin, number);
         let committed = self.0.store.commit(|batch| {
             for (id, json) in events {
                 let key = (room, batch.position());

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     protocol::{
-        ids::{Position, RoomNid},
+        ids::{Position, RoomNid, ServerNid},
         ingest::{Dropped, Need, Pdu},
         version,
     },
@@ -39,8 +39,7 @@ const CHUNK: usize = 20;
 /// How long one event may take, however many servers are asked.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// How long it is until an event is tried again, by how often it was tried. Afterwards it is given up; what follows it
-/// leads to it again.
+/// How long it is until an event is tried again, by how often it was tried; the last is kept to.
 const AGAIN: [Duration; 7] = [
     Duration::from_secs(2),
     Duration::from_secs(10),
@@ -51,8 +50,18 @@ const AGAIN: [Duration; 7] = [
     Duration::from_secs(7200),
 ];
 
-/// How soon it is tried again when something else of the room has come in.
+/// How soon it is tried again when something else of the room has come in, or its server was heard of: this, and twice as
+/// long each time that it was in vain.
 const SOON: Duration = Duration::from_secs(1);
+
+/// How often that doubles.
+const MOST_DOUBLED: u32 = 6;
+
+/// How soon when too much of its server is worked off already.
+const NOT_YET: Duration = Duration::from_millis(250);
+
+/// How long what it needs may be out of reach until it is given up; what follows it leads to it again.
+const LONGEST: Duration = Duration::from_hours(24 * 30);
 
 /// What became of an event that waits.
 enum Fate {
@@ -62,12 +71,56 @@ enum Fate {
     Over,
     /// It may be tried again.
     Later,
+    /// It was not tried.
+    NotYet,
 }
 
 /// An event that must wait longer.
 struct Parked {
+    origin: ServerNid,
+    since: Instant,
+    /// How often it was tried at its time, and how often before.
     tries: usize,
+    hastened: u32,
+    is_hastened: bool,
+    last: Instant,
     until: Instant,
+}
+
+impl Parked {
+    fn new(origin: ServerNid, now: Instant) -> Self {
+        Self {
+            origin,
+            since: now,
+            tries: 0,
+            hastened: 0,
+            is_hastened: false,
+            last: now,
+            until: now,
+        }
+    }
+
+    /// It was tried in vain. False if that is enough.
+    fn again(&mut self, now: Instant) -> bool {
+        if std::mem::take(&mut self.is_hastened) {
+            self.hastened = (self.hastened + 1).min(MOST_DOUBLED);
+        } else {
+            self.tries = (self.tries + 1).min(AGAIN.len());
+        }
+        let wait = AGAIN.get(self.tries.saturating_sub(1));
+        self.last = now;
+        self.until = now + wait.copied().unwrap_or_default();
+        now < self.since + LONGEST
+    }
+
+    /// There is a reason to try it before its time.
+    fn hasten(&mut self) {
+        let soon = self.last + SOON * (1 << self.hastened);
+        if soon < self.until {
+            self.until = soon;
+            self.is_hastened = true;
+        }
+    }
 }
 
 impl From<Failed> for Fate {
@@ -95,16 +148,28 @@ impl Federation {
         });
     }
 
-    async fn work(&self, room: RoomNid, news: &Notify) {
+    async fn work(&self, room: RoomNid, wake: &Notify) {
         let mut parked: HashMap<Position, Parked> = HashMap::new();
         loop {
+            let news = self.0.inbox.news(room);
+            for parked in parked.values_mut() {
+                if news.written || news.heard.contains(&parked.origin) {
+                    parked.hasten();
+                }
+            }
+            let now = self.0.clock.instant();
             let mut wait = PATIENCE;
-            match self.round(room, &mut parked).await {
-                Ok(()) => {}
-                Err(Error::Store(store::Error::Closed)) => return,
-                Err(error) => {
-                    tracing::error!(%error, "what other servers have sent could not be worked off");
-                    wait = SOON;
+            if news.more || parked.values().any(|parked| parked.until <= now) {
+                match self.round(room, &mut parked).await {
+                    Ok(()) => {}
+                    Err(Error::Store(store::Error::Closed)) => return,
+                    Err(error) => {
+                        tracing::error!(%error, "what other servers have sent could not be worked off");
+                        // So that it is looked at again.
+                        let _the_task_is_here = self.0.inbox.begin(room);
+                        self.0.clock.sleep(SOON).await;
+                        continue;
+                    }
                 }
             }
             if parked.is_empty() && self.0.inbox.end(room) {
@@ -115,7 +180,7 @@ impl Federation {
                 wait = wait.min(first.saturating_duration_since(now));
             }
             tokio::select! {
-                () = news.notified() => {}
+                () = wake.notified() => {}
                 () = self.0.clock.sleep(wait) => {}
             }
         }
@@ -140,38 +205,35 @@ impl Federation {
                 if parked.get(&at).is_some_and(|parked| parked.until > now) {
                     continue;
                 }
-                let tries = parked.get(&at).map_or(0, |parked| parked.tries);
                 let fate = tokio::select! {
                     fate = Box::pin(self.attempt(room, at, &row)) => fate?,
                     () = self.0.clock.sleep(PATIENCE) => Fate::Later,
                 };
-                match (fate, AGAIN.get(tries)) {
-                    (Fate::Later, Some(wait)) => {
-                        let until = self.0.clock.instant() + *wait;
-                        let tries = tries + 1;
-                        parked.insert(at, Parked { tries, until });
+                let now = self.0.clock.instant();
+                let known = || Parked::new(row.origin, now);
+                match fate {
+                    Fate::NotYet => {
+                        parked.entry(at).or_insert_with(known).until = now + NOT_YET;
+                        continue;
                     }
-                    (fate, _) => {
-                        match fate {
-                            Fate::Written => has_written = true,
-                            Fate::Over => self.forget(room, at)?,
-                            Fate::Later => {
-                                tracing::warn!(id = %row.id, "what an event of another server needs could not be had; it is given up");
-                                self.forget(room, at)?;
-                            }
+                    Fate::Later => {
+                        if parked.entry(at).or_insert_with(known).again(now) {
+                            continue;
                         }
-                        parked.remove(&at);
-                        self.0.inbox.discount(room, row.origin);
+                        let origin = self.0.store.server_name(row.origin)?;
+                        tracing::warn!(id = %row.id, %origin, "what an event of another server needs could not be had; it is given up");
+                        self.forget(room, at)?;
                     }
+                    Fate::Written => has_written = true,
+                    Fate::Over => self.forget(room, at)?,
                 }
+                parked.remove(&at);
+                self.0.inbox.discount(room, row.origin);
             }
         }
         if has_written {
             // The link is back, or what was missing has come by another way.
-            let soon = self.0.clock.instant() + SOON;
-            for parked in parked.values_mut() {
-                parked.until = parked.until.min(soon);
-            }
+            parked.values_mut().for_each(Parked::hasten);
         }
         Ok(())
     }
@@ -186,6 +248,9 @@ impl Federation {
     }
 
     async fn attempt(&self, room: RoomNid, at: Position, row: &InboxRow) -> Result<Fate> {
+        let Some(_seat) = self.0.inbox.seat(row.origin) else {
+            return Ok(Fate::NotYet);
+        };
         let id = (*self.0.store.room_id(room)?).clone();
         let origin = self.0.store.server_name(row.origin)?;
         let rules = {
