@@ -18,6 +18,7 @@ mod filtering;
 mod filters;
 mod frame;
 mod handshakes;
+mod hosts;
 mod joining;
 mod keys;
 mod knocking_and_inviting;
