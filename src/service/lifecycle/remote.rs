@@ -114,6 +114,8 @@ impl Lifecycle {
         content: CanonicalJsonObject,
     ) -> Result<Wish<'w>> {
         let mut via = via.to_vec();
+        // To name us is to name nobody.
+        via.retain(|server| server != self.rooms.server_name());
         let may_know = self.rooms.servers_that_may_know(room, requester.nid)?;
         match self.rooms.invited_by(room, requester.nid)? {
             _ if via.is_empty() => via = may_know,
