@@ -18,6 +18,7 @@ mod filtering;
 mod filters;
 mod frame;
 mod handshakes;
+mod hostile;
 mod hosts;
 mod joining;
 mod keys;

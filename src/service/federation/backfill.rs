@@ -12,7 +12,7 @@ use std::{
 use parking_lot::Mutex;
 use ruma::{OwnedEventId, RoomId, ServerName, api::federation::backfill::get_backfill, uint};
 
-use super::{Federation, fetch::Search, verify::beside};
+use super::{Federation, search::Search, verify::beside};
 use crate::{
     error::{Error, Result},
     protocol::{ids::RoomNid, token::PageToken, version},

@@ -1,49 +1,37 @@
 //! Getting from other servers what an event needs: those that authorise it, those before it, the state before it.
 //!
-//! Nothing here holds a room's lock while it asks. All that a search asks for is counted, so that an event costs its
-//! receiver no more than so many requests whatever it refers to.
+//! Nothing here holds a room's lock while it asks. What is answered is bounded in size and number, and only what is genuine
+//! and of the room is taken from it.
 
 use std::{
-    collections::{BTreeSet, HashSet},
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicUsize, Ordering},
-    },
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
     time::Duration,
 };
 
-use http::StatusCode;
 use js_int::UInt;
 use ruma::{
-    EventId, OwnedEventId, OwnedRoomId, OwnedServerName, ServerName,
-    api::{
-        OutgoingRequest,
-        federation::{
-            authentication::ServerSignatures,
-            authorization::get_event_authorization,
-            event::{get_event, get_missing_events, get_room_state, get_room_state_ids},
-        },
-        path_builder::PathBuilder,
+    EventId, OwnedEventId,
+    api::federation::{
+        authorization::get_event_authorization,
+        event::{get_event, get_missing_events, get_room_state, get_room_state_ids},
     },
-    room_version_rules::RoomVersionRules,
     state_res::Event as _,
 };
 use serde_json::value::RawValue;
 use tokio::{sync::Semaphore, task::JoinSet};
 
-use super::{Federation, verify::beside};
+use super::{
+    Federation,
+    search::{Failed, Search},
+    verify::beside,
+};
 use crate::{
     error::Result,
-    protocol::{ids::RoomNid, ingest::Pdu},
-    remote::{self, Kind, Limits},
+    protocol::ingest::Pdu,
+    remote::Limits,
     service::rooms::{MAX_MISSING_EVENTS, connected},
 };
-
-/// How many servers are asked for one thing.
-const MOST_SERVERS: usize = 4;
-
-/// How many requests may be made for one event.
-const MOST_REQUESTS: usize = 300;
 
 /// How often it is asked for what lies before.
 const MOST_ROUNDS: usize = 10;
@@ -63,6 +51,21 @@ const MOST_STEPS: usize = 20;
 /// One in so many events of a state may be missing.
 const FEW: usize = 10;
 
+/// The most events of an auth chain that are looked at. That of one event is a small part of the room's.
+const MOST_OF_CHAIN: usize = 20_000;
+
+/// The most events of a state.
+const MOST_OF_STATE: usize = 200_000;
+
+/// How many rows are read without a thread for that.
+const FEW_ROWS: usize = 500;
+
+/// For one event, which has at most 64 KiB.
+const SINGLE: Limits = Limits {
+    time: Duration::from_secs(20),
+    body: 1 << 20,
+};
+
 /// For an auth chain, and for the ids of a state.
 const CHAIN: Limits = Limits {
     time: Duration::from_secs(60),
@@ -75,152 +78,7 @@ const STATE: Limits = Limits {
     body: 128 << 20,
 };
 
-/// Looking for what one event needs, or for a piece of a room's history.
-pub(super) struct Search {
-    /// The room.
-    pub(super) room: OwnedRoomId,
-    /// Its number.
-    pub(super) nid: RoomNid,
-    /// The rules of its version.
-    pub(super) rules: &'static RoomVersionRules,
-    /// Who is asked first, in this order.
-    first: Vec<OwnedServerName>,
-    /// Who is asked when these do not have it: looked up only then, as a room may have many servers.
-    others: OnceLock<Vec<OwnedServerName>>,
-    left: AtomicUsize,
-}
-
-/// Why something could not be had.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Failed {
-    /// Somebody did not answer who may do so later.
-    Silent,
-    /// Nobody who was asked has it.
-    Nowhere,
-}
-
-impl Search {
-    /// Looking at these servers only, in this order.
-    pub(super) fn only(
-        (nid, room): (RoomNid, OwnedRoomId),
-        rules: &'static RoomVersionRules,
-        servers: Vec<OwnedServerName>,
-    ) -> Self {
-        Self {
-            others: OnceLock::from(Vec::new()),
-            ..Self::of((nid, room), rules, servers)
-        }
-    }
-
-    fn of(
-        (nid, room): (RoomNid, OwnedRoomId),
-        rules: &'static RoomVersionRules,
-        first: Vec<OwnedServerName>,
-    ) -> Self {
-        Self {
-            room,
-            nid,
-            rules,
-            first,
-            others: OnceLock::new(),
-            left: AtomicUsize::new(MOST_REQUESTS),
-        }
-    }
-
-    /// Takes note of one more request; false when there were too many.
-    fn count(&self) -> bool {
-        let one_less = |left: usize| left.checked_sub(1);
-        let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
-        self.left.fetch_update(set, fetch, one_less).is_ok()
-    }
-}
-
 impl Federation {
-    /// Begins to look for what an event needs that came from `origin`.
-    pub(super) fn search(
-        &self,
-        room: (RoomNid, OwnedRoomId),
-        rules: &'static RoomVersionRules,
-        origin: &ServerName,
-        sender: &ServerName,
-    ) -> Arc<Search> {
-        let mut first = vec![origin.to_owned()];
-        if sender != origin {
-            first.push(sender.to_owned());
-        }
-        first.retain(|server| self.may_ask(server));
-        Arc::new(Search::of(room, rules, first))
-    }
-
-    fn may_ask(&self, server: &ServerName) -> bool {
-        server != self.0.rooms.server_name() && self.0.remote.admits(server)
-    }
-
-    /// Some servers of a room: peers first, and those last that cannot be reached.
-    pub(super) fn whom_to_ask(&self, room: RoomNid) -> Result<Vec<OwnedServerName>> {
-        let parts = &self.0;
-        let servers = parts.rooms.servers_in(&parts.store.latest(), room)?;
-        let servers = servers.into_iter().filter(|server| self.may_ask(server));
-        let mut all: Vec<_> = servers
-            .map(|server| {
-                let is_stranger = !parts.remote.is_peer(&server);
-                let chance = parts.entropy.number();
-                (self.is_down(&server), is_stranger, chance, server)
-            })
-            .collect();
-        all.sort();
-        let some = all.into_iter().take(MOST_SERVERS);
-        Ok(some.map(|(.., server)| server).collect())
-    }
-
-    /// Those that are asked after the first ones.
-    fn others<'s>(&self, search: &'s Search) -> &'s [OwnedServerName] {
-        search.others.get_or_init(|| {
-            let mut others = self.whom_to_ask(search.nid).unwrap_or_else(|error| {
-                tracing::error!(%error, room = %search.room, "the servers of a room could not be read");
-                Vec::new()
-            });
-            others.retain(|server| !search.first.contains(server));
-            others.truncate(MOST_SERVERS.saturating_sub(search.first.len()));
-            others
-        })
-    }
-
-    /// Asks one server after the other.
-    pub(super) async fn ask<R>(
-        &self,
-        search: &Search,
-        request: impl Fn() -> R + Send,
-        limits: Limits,
-    ) -> Result<R::IncomingResponse, Failed>
-    where
-        R: OutgoingRequest<Authentication = ServerSignatures> + Send,
-        R::PathBuilder: for<'a> PathBuilder<Input<'a> = ()>,
-    {
-        let mut failed = Failed::Nowhere;
-        let mut asked = 0_usize;
-        loop {
-            let others = asked.checked_sub(search.first.len());
-            let server = match others {
-                None => search.first.get(asked),
-                Some(at) => self.others(search).get(at),
-            };
-            let Some(server) = server else {
-                return Err(failed);
-            };
-            asked += 1;
-            if !search.count() {
-                return Err(Failed::Nowhere);
-            }
-            let answer = Box::pin(self.0.remote.send_within(server, request(), limits));
-            match answer.await {
-                Ok(answer) => return Ok(answer),
-                Err(error) if is_silence(&error) => failed = Failed::Silent,
-                Err(_) => {}
-            }
-        }
-    }
-
     /// What of some events is genuine and of the room.
     pub(super) async fn genuine(
         &self,
@@ -254,15 +112,25 @@ impl Federation {
     }
 
     /// Those of some events of which nothing is known here.
-    fn unknown(&self, ids: impl IntoIterator<Item = OwnedEventId>) -> Result<Vec<OwnedEventId>> {
-        let view = self.0.store.latest();
-        let mut unknown = Vec::new();
-        for id in ids {
-            if self.0.rooms.find_event(&view, &id)?.is_none() {
-                unknown.push(id);
-            }
-        }
-        Ok(unknown)
+    async fn unknown(
+        &self,
+        ids: impl IntoIterator<Item = OwnedEventId>,
+    ) -> Result<Vec<OwnedEventId>> {
+        let (rooms, view) = (self.0.rooms.clone(), self.0.store.latest());
+        let mut unknown: Vec<_> = ids.into_iter().collect();
+        let is_few = unknown.len() <= FEW_ROWS;
+        let look = move || {
+            let mut failure = Ok(());
+            unknown.retain(|id| match rooms.find_event(&view, id) {
+                Ok(found) => found.is_none(),
+                Err(error) => {
+                    failure = Err(error);
+                    false
+                }
+            });
+            failure.map(|()| unknown)
+        };
+        if is_few { look() } else { beside(look).await? }
     }
 
     /// Gets what authorises an event.
@@ -277,15 +145,16 @@ impl Federation {
         let mut failed = Failed::Nowhere;
         match self.ask(search, request, CHAIN).await {
             Ok(answer) => {
-                let pdus = self.genuine(search, answer.auth_chain).await?;
-                self.keep(search, pdus).await?;
+                let chain = answer.auth_chain.into_iter().take(MOST_OF_CHAIN);
+                let pdus = self.genuine(search, chain).await?;
+                self.keep(search, leading_to(&missing, pdus)).await?;
             }
             Err(how) => failed = how,
         }
         let (got, how) = self.fetch_upwards(search, missing.clone()).await?;
         failed = how.unwrap_or(failed);
         self.keep(search, got).await?;
-        let is_complete = self.unknown(missing)?.is_empty();
+        let is_complete = self.unknown(missing).await?.is_empty();
         Ok(if is_complete { Ok(()) } else { Err(failed) })
     }
 
@@ -296,7 +165,7 @@ impl Federation {
         search: &Arc<Search>,
         events: Vec<OwnedEventId>,
     ) -> Result<(Vec<Pdu>, Option<Failed>)> {
-        let mut wanted = self.unknown(events)?;
+        let mut wanted = self.unknown(events).await?;
         let (mut seen, mut got, mut failed) = (HashSet::new(), Vec::new(), None);
         for _ in 0..MOST_STEPS {
             seen.extend(wanted.iter().cloned());
@@ -307,7 +176,7 @@ impl Federation {
             failed = failed.or(how);
             let cited = pdus.iter().flat_map(|pdu| pdu.event.auth_events());
             let cited: BTreeSet<_> = cited.filter(|id| !seen.contains(*id)).cloned().collect();
-            wanted = self.unknown(cited)?;
+            wanted = self.unknown(cited).await?;
             got.extend(pdus);
         }
         Ok((got, failed))
@@ -326,7 +195,7 @@ impl Federation {
             tasks.spawn(async move {
                 let _seat = seats.acquire_owned().await;
                 let request = || get_event::v1::Request::new(id.clone());
-                let answer = federation.ask(&search, request, Limits::USUAL).await;
+                let answer = federation.ask(&search, request, SINGLE).await;
                 (id, answer)
             });
         }
@@ -453,7 +322,10 @@ impl Federation {
             Err(failed) => return Ok(Err(failed)),
         };
         let all: BTreeSet<_> = told.pdu_ids.iter().chain(&told.auth_chain_ids).collect();
-        let unknown = self.unknown(all.into_iter().cloned())?;
+        if all.len() > MOST_OF_STATE {
+            return Ok(Err(Failed::Nowhere));
+        }
+        let unknown = self.unknown(all.into_iter().cloned()).await?;
         let mut failed = None;
         if unknown.len() > MOST_SINGLE {
             let _seat = self.0.inbox.states.acquire().await;
@@ -462,6 +334,7 @@ impl Federation {
             match self.ask(search, request, STATE).await {
                 Ok(state) => {
                     let events = state.pdus.into_iter().chain(state.auth_chain);
+                    let events = events.take(MOST_OF_STATE);
                     let pdus = self.genuine(search, events).await?;
                     self.keep(search, pdus).await?;
                 }
@@ -472,7 +345,8 @@ impl Federation {
             failed = how;
             self.keep(search, pdus).await?;
         }
-        let missing: HashSet<_> = self.unknown(told.pdu_ids.clone())?.into_iter().collect();
+        let missing = self.unknown(told.pdu_ids.clone()).await?;
+        let missing: HashSet<_> = missing.into_iter().collect();
         if let (Some(failed), false) = (failed, missing.is_empty()) {
             return Ok(Err(failed));
         }
@@ -490,17 +364,29 @@ impl Federation {
     }
 }
 
-/// Whether a server may answer later what it does not answer now.
-fn is_silence(error: &remote::Error) -> bool {
-    match &error.kind {
-        Kind::Name(_)
-        | Kind::Connect { .. }
-        | Kind::Tls(_)
-        | Kind::Timeout(_)
-        | Kind::Broken(_) => true,
-        Kind::Status { status, .. } => {
-            status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS
+/// Those of the events that authorise some, directly or not.
+fn leading_to(wanted: &[OwnedEventId], pdus: Vec<Pdu>) -> Vec<Pdu> {
+    let by_id: HashMap<&OwnedEventId, usize> = pdus
+        .iter()
+        .enumerate()
+        .map(|(at, pdu)| (&pdu.event.header.id, at))
+        .collect();
+    let mut todo: Vec<&OwnedEventId> = wanted.iter().collect();
+    let mut reached = vec![false; pdus.len()];
+    while let Some(id) = todo.pop() {
+        if let Some(at) = by_id.get(id)
+            && !std::mem::replace(&mut reached[*at], true)
+        {
+            todo.extend(
+                pdus.iter()
+                    .skip(*at)
+                    .take(1)
+                    .flat_map(|pdu| pdu.event.auth_events()),
+            );
         }
-        _ => false,
     }
+    let pdus = pdus.into_iter().zip(reached);
+    pdus.filter(|(_, reached)| *reached)
+        .map(|(pdu, _)| pdu)
+        .collect()
 }

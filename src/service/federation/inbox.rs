@@ -13,7 +13,7 @@ use std::{
 
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
-use ruma::OwnedEventId;
+use ruma::{OwnedEventId, OwnedServerName, ServerName};
 use tokio::sync::{Notify, Semaphore};
 
 use super::Federation;
@@ -42,7 +42,11 @@ const HEARD: Duration = Duration::from_millis(500);
 const ANSWERS: usize = 2_000;
 
 /// How many whole states are fetched at the same time; each may be large.
-const STATES: usize = 8;
+const STATES: usize = 3;
+
+/// Of how many servers it is remembered that the log was told of them, and how often it is.
+const TOLD: usize = 1_000;
+const TELL: Duration = Duration::from_hours(1);
 
 /// The answer to a transaction, once there is one; whoever comes second waits for it.
 pub(super) type Answer = Arc<tokio::sync::Mutex<Option<String>>>;
@@ -54,6 +58,8 @@ pub struct Inbox {
     pub(super) answers: Cache<String, Answer>,
     /// How many whole states are fetched at the same time.
     pub(super) states: Semaphore,
+    /// When the log was told of a server last.
+    told: Cache<OwnedServerName, Instant>,
 }
 
 #[derive(Default)]
@@ -133,6 +139,7 @@ impl Inbox {
             waiting: Mutex::new(waiting),
             answers: Cache::new(ANSWERS),
             states: Semaphore::new(STATES),
+            told: Cache::new(TOLD),
         })
     }
 
@@ -233,6 +240,15 @@ impl Inbox {
                 queue.wake.notify_one();
             }
         }
+    }
+
+    /// Whether the log may be told that a server does what it should not; it is not to be filled by that.
+    pub(super) fn may_complain(&self, server: &ServerName, now: Instant) -> bool {
+        let is_new = self.told.get(server).is_none_or(|told| now >= told + TELL);
+        if is_new {
+            self.told.insert(server.to_owned(), now);
+        }
+        is_new
     }
 
     /// A place for one more event of a server to be worked off, if there is one.

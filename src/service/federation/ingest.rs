@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 
 use super::{
     Federation,
-    fetch::{Failed, Search},
+    search::{Failed, Search},
     verify::beside,
 };
 use crate::{
@@ -217,10 +217,13 @@ impl Federation {
                         continue;
                     }
                     Fate::Later => {
+                        let origin = self.0.store.server_name(row.origin)?;
+                        if self.0.inbox.may_complain(&origin, now) {
+                            tracing::info!(id = %row.id, %origin, "what an event of another server needs can not be had now; it waits");
+                        }
                         if parked.entry(at).or_insert_with(known).again(now) {
                             continue;
                         }
-                        let origin = self.0.store.server_name(row.origin)?;
                         tracing::warn!(id = %row.id, %origin, "what an event of another server needs could not be had; it is given up");
                         self.forget(room, at)?;
                     }

@@ -85,6 +85,7 @@ impl Federation {
         room: OwnedRoomId,
         id: OwnedEventId,
     ) -> Result<String> {
+        let _seat = WHOLE_STATES.acquire().await;
         self.read_as(origin, room, move |guest, rooms, view| {
             let told = guest.state_before(&id)?;
             let auth_chain = ids(rooms, view, &told.auth_chain)?;

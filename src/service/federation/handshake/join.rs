@@ -15,7 +15,7 @@ use ruma::{
 use tokio::time::timeout;
 
 use super::{
-    super::fetch::Search,
+    super::search::Search,
     Federation, Wish,
     ask::{Filled, knows_only_v1, nonsense},
     wanted,
