@@ -1,5 +1,5 @@
 //! What other servers have sent and what has no place in its room yet: kept on the disk before the sender is answered,
-//! so that neither a stop nor a dead link loses it, and worked off by one task per room.
+//! so that neither a stop nor a dead link loses it, and worked off by one task for each room and sender.
 //!
 //! All bounds are counted in memory, for each server alone, so that none can fill another one's place. A server that has
 //! too much waiting is told to come back, which loses nothing; where too much of it waits for one room the rest is
@@ -64,12 +64,13 @@ pub struct Inbox {
 
 #[derive(Default)]
 struct Waiting {
-    rooms: HashMap<RoomNid, Queue>,
+    rooms: HashMap<RoomNid, HashMap<ServerNid, Queue>>,
     servers: HashMap<ServerNid, Sent>,
     /// How many events of each server are worked off now.
     at_work: HashMap<ServerNid, usize>,
 }
 
+/// What of one server waits for one room.
 #[derive(Default)]
 struct Queue {
     count: usize,
@@ -80,24 +81,31 @@ struct Queue {
     news: News,
 }
 
+impl Queue {
+    fn tell(&mut self, news: impl FnOnce(&mut News)) {
+        news(&mut self.news);
+        self.wake.notify_one();
+    }
+}
+
 /// What of one server waits.
 #[derive(Default)]
 struct Sent {
     count: usize,
-    rooms: HashMap<RoomNid, usize>,
+    rooms: HashSet<RoomNid>,
     /// When it was heard last.
     heard: Option<Instant>,
 }
 
-/// Why the task of a room should look again.
+/// Why a task should look again.
 #[derive(Default)]
 pub(super) struct News {
     /// More has come in.
     pub(super) more: bool,
     /// Something was written that others may have waited for.
     pub(super) written: bool,
-    /// These have proven that they are there.
-    pub(super) heard: HashSet<ServerNid>,
+    /// The server has proven that it is there.
+    pub(super) heard: bool,
 }
 
 /// The right to work off an event of a server.
@@ -117,10 +125,22 @@ impl Drop for Seat<'_> {
 
 impl Waiting {
     fn count(&mut self, room: RoomNid, origin: ServerNid, number: usize) {
-        self.rooms.entry(room).or_default().count += number;
+        self.queue(room, origin).count += number;
         let sent = self.servers.entry(origin).or_default();
         sent.count += number;
-        *sent.rooms.entry(room).or_default() += number;
+        sent.rooms.insert(room);
+    }
+
+    fn queue(&mut self, room: RoomNid, origin: ServerNid) -> &mut Queue {
+        self.rooms
+            .entry(room)
+            .or_default()
+            .entry(origin)
+            .or_default()
+    }
+
+    fn known(&mut self, room: RoomNid, origin: ServerNid) -> Option<&mut Queue> {
+        self.rooms.get_mut(&room)?.get_mut(&origin)
     }
 }
 
@@ -150,31 +170,32 @@ impl Inbox {
     }
 
     /// How many more events of a server may wait for a room.
-    fn free(&self, room: RoomNid, server: ServerNid) -> usize {
-        let waiting = self.waiting.lock();
-        let sent = waiting.servers.get(&server);
-        let count = sent.and_then(|sent| sent.rooms.get(&room));
-        MOST_OF_ROOM.saturating_sub(count.copied().unwrap_or_default())
+    fn free(&self, room: RoomNid, origin: ServerNid) -> usize {
+        let mut waiting = self.waiting.lock();
+        let count = waiting.known(room, origin).map_or(0, |queue| queue.count);
+        MOST_OF_ROOM.saturating_sub(count)
     }
 
-    /// The rooms for which something waits.
-    fn rooms(&self) -> Vec<RoomNid> {
-        self.waiting.lock().rooms.keys().copied().collect()
+    /// The rooms for which something waits, and of whom.
+    fn all(&self) -> Vec<(RoomNid, ServerNid)> {
+        let waiting = self.waiting.lock();
+        let rooms = waiting.rooms.iter();
+        let all = rooms.flat_map(|(room, queues)| queues.keys().map(|origin| (*room, *origin)));
+        all.collect()
     }
 
     /// One waits no more.
     pub(super) fn discount(&self, room: RoomNid, origin: ServerNid) {
         let mut waiting = self.waiting.lock();
-        if let Some(queue) = waiting.rooms.get_mut(&room) {
+        let mut is_last = false;
+        if let Some(queue) = waiting.known(room, origin) {
             queue.count = queue.count.saturating_sub(1);
+            is_last = queue.count == 0;
         }
         if let Some(sent) = waiting.servers.get_mut(&origin) {
             sent.count = sent.count.saturating_sub(1);
-            if let Some(count) = sent.rooms.get_mut(&room) {
-                *count = count.saturating_sub(1);
-                if *count == 0 {
-                    sent.rooms.remove(&room);
-                }
+            if is_last {
+                sent.rooms.remove(&room);
             }
             if sent.count == 0 {
                 waiting.servers.remove(&origin);
@@ -182,45 +203,52 @@ impl Inbox {
         }
     }
 
-    /// Begins to work a room off, or tells the task that does that there is more. The caller must start one if this
-    /// gives what to listen to.
-    pub(super) fn begin(&self, room: RoomNid) -> Option<Arc<Notify>> {
+    /// Begins to work off what a server has sent for a room, or tells the task that does that there is more. The caller
+    /// must start one if this gives what to listen to.
+    pub(super) fn begin(&self, room: RoomNid, origin: ServerNid) -> Option<Arc<Notify>> {
         let mut waiting = self.waiting.lock();
-        let queue = waiting.rooms.entry(room).or_default();
-        queue.news.more = true;
-        queue.wake.notify_one();
+        let queue = waiting.queue(room, origin);
+        queue.tell(|news| news.more = true);
         (!std::mem::replace(&mut queue.busy, true)).then(|| queue.wake.clone())
     }
 
-    /// Ends working a room off; false if something has come meanwhile.
-    pub(super) fn end(&self, room: RoomNid) -> bool {
+    /// Ends that; false if something has come meanwhile.
+    pub(super) fn end(&self, room: RoomNid, origin: ServerNid) -> bool {
         let mut waiting = self.waiting.lock();
         if waiting
-            .rooms
-            .get(&room)
+            .known(room, origin)
             .is_some_and(|queue| queue.count > 0)
         {
             return false;
         }
-        waiting.rooms.remove(&room);
+        if let Some(queues) = waiting.rooms.get_mut(&room) {
+            queues.remove(&origin);
+            if queues.is_empty() {
+                waiting.rooms.remove(&room);
+            }
+        }
         true
     }
 
-    /// What the task of a room has not been told yet.
-    pub(super) fn news(&self, room: RoomNid) -> News {
+    /// What the task has not been told yet.
+    pub(super) fn news(&self, room: RoomNid, origin: ServerNid) -> News {
         let mut waiting = self.waiting.lock();
-        let queue = waiting.rooms.get_mut(&room);
+        let queue = waiting.known(room, origin);
         queue
             .map(|queue| std::mem::take(&mut queue.news))
             .unwrap_or_default()
     }
 
-    /// An event of a room was written beside those that wait: they may have waited for it.
+    /// An event of a room was written: those that wait may have waited for it.
     pub(super) fn written(&self, room: RoomNid) {
         let mut waiting = self.waiting.lock();
-        if let Some(queue) = waiting.rooms.get_mut(&room) {
-            queue.news.written = true;
-            queue.wake.notify_one();
+        for queue in waiting
+            .rooms
+            .get_mut(&room)
+            .into_iter()
+            .flat_map(HashMap::values_mut)
+        {
+            queue.tell(|news| news.written = true);
         }
     }
 
@@ -234,10 +262,10 @@ impl Inbox {
             return;
         }
         sent.heard = Some(now);
-        for room in sent.rooms.keys() {
-            if let Some(queue) = waiting.rooms.get_mut(room) {
-                queue.news.heard.insert(server);
-                queue.wake.notify_one();
+        for room in &sent.rooms {
+            let queues = waiting.rooms.get_mut(room);
+            if let Some(queue) = queues.and_then(|queues| queues.get_mut(&server)) {
+                queue.tell(|news| news.heard = true);
             }
         }
     }
@@ -291,14 +319,14 @@ impl Federation {
             (0..number).for_each(|_| self.0.inbox.discount(room, origin));
         }
         let position = committed?.position;
-        self.work_off(room);
+        self.work_off(room, origin);
         Ok((Some(position), refused))
     }
 
     /// Goes on with what has come in before the node was stopped.
     pub fn resume(&self) {
-        for room in self.0.inbox.rooms() {
-            self.work_off(room);
+        for (room, origin) in self.0.inbox.all() {
+            self.work_off(room, origin);
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Works off what has come in and has no place yet: one task per room, so that no room waits for another.
+//! Works off what has come in and has no place yet: one task for each room and sender, so that no room waits for another,
+//! and nobody for a server that is silent.
 //!
 //! The room's lock is held only to write. What is missing is fetched without it. An event that was pushed must bring all
 //! that lies between it and what is here; whoever has sent it has that. The history of a long time is too much: below those
@@ -57,6 +58,9 @@ const SOON: Duration = Duration::from_secs(1);
 /// How often that doubles.
 const MOST_DOUBLED: u32 = 6;
 
+/// After so many in a row for which somebody was silent the others of the same sender wait, too.
+const MOST_IN_VAIN: usize = 3;
+
 /// How soon when too much of its server is worked off already.
 const NOT_YET: Duration = Duration::from_millis(250);
 
@@ -77,7 +81,6 @@ enum Fate {
 
 /// An event that must wait longer.
 struct Parked {
-    origin: ServerNid,
     since: Instant,
     /// How often it was tried at its time, and how often before.
     tries: usize,
@@ -88,9 +91,8 @@ struct Parked {
 }
 
 impl Parked {
-    fn new(origin: ServerNid, now: Instant) -> Self {
+    fn new(now: Instant) -> Self {
         Self {
-            origin,
             since: now,
             tries: 0,
             hastened: 0,
@@ -133,9 +135,9 @@ impl From<Failed> for Fate {
 }
 
 impl Federation {
-    /// Sees to it that a task works a room off.
-    pub(super) fn work_off(&self, room: RoomNid) {
-        let Some(news) = self.0.inbox.begin(room) else {
+    /// Sees to it that a task works off what a server has sent for a room.
+    pub(super) fn work_off(&self, room: RoomNid, origin: ServerNid) {
+        let Some(wake) = self.0.inbox.begin(room, origin) else {
             return;
         };
         let federation = self.clone();
@@ -143,36 +145,36 @@ impl Federation {
             let stop = federation.0.stop.clone();
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = federation.work(room, &news) => {}
+                () = federation.work(room, origin, &wake) => {}
             }
         });
     }
 
-    async fn work(&self, room: RoomNid, wake: &Notify) {
+    async fn work(&self, room: RoomNid, origin: ServerNid, wake: &Notify) {
         let mut parked: HashMap<Position, Parked> = HashMap::new();
         loop {
-            let news = self.0.inbox.news(room);
+            let news = self.0.inbox.news(room, origin);
             for parked in parked.values_mut() {
-                if news.written || news.heard.contains(&parked.origin) {
+                if news.written || news.heard {
                     parked.hasten();
                 }
             }
             let now = self.0.clock.instant();
             let mut wait = PATIENCE;
             if news.more || parked.values().any(|parked| parked.until <= now) {
-                match self.round(room, &mut parked).await {
+                match self.round((room, origin), &mut parked).await {
                     Ok(()) => {}
                     Err(Error::Store(store::Error::Closed)) => return,
                     Err(error) => {
                         tracing::error!(%error, "what other servers have sent could not be worked off");
                         // So that it is looked at again.
-                        let _the_task_is_here = self.0.inbox.begin(room);
+                        let _the_task_is_here = self.0.inbox.begin(room, origin);
                         self.0.clock.sleep(SOON).await;
                         continue;
                     }
                 }
             }
-            if parked.is_empty() && self.0.inbox.end(room) {
+            if parked.is_empty() && self.0.inbox.end(room, origin) {
                 return;
             }
             let now = self.0.clock.instant();
@@ -187,9 +189,13 @@ impl Federation {
     }
 
     /// Tries all that waits and is due, in the order in which it came.
-    async fn round(&self, room: RoomNid, parked: &mut HashMap<Position, Parked>) -> Result<()> {
+    async fn round(
+        &self,
+        (room, origin): (RoomNid, ServerNid),
+        parked: &mut HashMap<Position, Parked>,
+    ) -> Result<()> {
         let mut from = Bound::Unbounded;
-        let mut has_written = false;
+        let mut in_vain = 0;
         loop {
             let rows = {
                 let view = self.0.store.latest();
@@ -202,7 +208,14 @@ impl Federation {
             from = Bound::Excluded((room, *last));
             for ((_, at), row) in rows {
                 let now = self.0.clock.instant();
-                if parked.get(&at).is_some_and(|parked| parked.until > now) {
+                let is_due = parked.get(&at).is_none_or(|parked| parked.until <= now);
+                if row.origin != origin || !is_due {
+                    continue;
+                }
+                if in_vain >= MOST_IN_VAIN {
+                    // Whoever is silent is not asked for each of them.
+                    let known = parked.entry(at).or_insert_with(|| Parked::new(now));
+                    known.until = now + AGAIN[0];
                     continue;
                 }
                 let fate = tokio::select! {
@@ -210,14 +223,15 @@ impl Federation {
                     () = self.0.clock.sleep(PATIENCE) => Fate::Later,
                 };
                 let now = self.0.clock.instant();
-                let known = || Parked::new(row.origin, now);
+                let known = || Parked::new(now);
                 match fate {
                     Fate::NotYet => {
                         parked.entry(at).or_insert_with(known).until = now + NOT_YET;
                         continue;
                     }
                     Fate::Later => {
-                        let origin = self.0.store.server_name(row.origin)?;
+                        in_vain += 1;
+                        let origin = self.0.store.server_name(origin)?;
                         if self.0.inbox.may_complain(&origin, now) {
                             tracing::info!(id = %row.id, %origin, "what an event of another server needs can not be had now; it waits");
                         }
@@ -227,16 +241,16 @@ impl Federation {
                         tracing::warn!(id = %row.id, %origin, "what an event of another server needs could not be had; it is given up");
                         self.forget(room, at)?;
                     }
-                    Fate::Written => has_written = true,
+                    Fate::Written => {
+                        in_vain = 0;
+                        // The link is back, or what was missing has come by another way.
+                        self.0.inbox.written(room);
+                    }
                     Fate::Over => self.forget(room, at)?,
                 }
                 parked.remove(&at);
-                self.0.inbox.discount(room, row.origin);
+                self.0.inbox.discount(room, origin);
             }
-        }
-        if has_written {
-            // The link is back, or what was missing has come by another way.
-            parked.values_mut().for_each(Parked::hasten);
         }
         Ok(())
     }
