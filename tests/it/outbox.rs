@@ -492,6 +492,37 @@ async fn what_is_new_for_a_peer_that_is_down_does_not_wait_for_an_attempt_that_h
 }
 
 #[tokio::test]
+async fn a_peer_that_was_down_for_a_moment_is_tried_soon() {
+    let (server, alice, b) = node(with_peers).await;
+    let room = Room::new(&alice, "shared").await;
+    becomes(&server, &b, &room, "join").await;
+    server.lan.set_link(&us(), &b.name, false);
+    room.say(&alice, "1").await;
+    for _ in 0..15 {
+        rest().await;
+        server.clock.advance(Duration::from_millis(1_100));
+    }
+    rest().await;
+    server.lan.set_link(&us(), &b.name, true);
+    server.clock.advance(Duration::from_millis(1_100));
+    until("it arrives", || heard(&b) == ["1"]).await;
+    // After an hour a minute more is not much.
+    server.lan.set_link(&us(), &b.name, false);
+    room.say(&alice, "2").await;
+    for _ in 0..60 {
+        rest().await;
+        server.clock.advance(Duration::from_mins(1));
+    }
+    rest().await;
+    server.lan.set_link(&us(), &b.name, true);
+    server.clock.advance(Duration::from_secs(10));
+    rest().await;
+    assert_eq!(heard(&b), ["1"]);
+    server.clock.advance(Duration::from_secs(50));
+    until("both arrive", || heard(&b) == ["1", "2"]).await;
+}
+
+#[tokio::test]
 async fn whoever_is_heard_of_during_an_attempt_is_tried_again_at_once() {
     let (server, alice, b) = node(with_peers).await;
     let room = Room::new(&alice, "shared").await;

@@ -48,6 +48,7 @@ impl Outbox {
             Verdict::Delivered { .. } => String::new(),
         };
         let now = (clock.instant(), clock.now_ms());
+        let is_delivered = matches!(verdict, Verdict::Delivered { .. });
         if matches!(verdict, Verdict::Delivered { contact: true, .. }) {
             self.parts.inbox.heard(destination.nid, now.0);
         }
@@ -56,8 +57,11 @@ impl Outbox {
             &reason,
             destination.settle(verdict, now, self.parts.entropy.number()),
         );
-        self.unsaved.lock().insert(destination.nid);
-        self.unsaved_wake.notify_one();
+        // How often exactly it has failed need not be known after a restart.
+        if is_delivered || destination.with(|state| state.row.failures.is_power_of_two()) {
+            self.unsaved.lock().insert(destination.nid);
+            self.unsaved_wake.notify_one();
+        }
     }
 }
 

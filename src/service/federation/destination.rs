@@ -38,6 +38,11 @@ const MAX_PRESENCE: usize = 100;
 /// before us that the link is back.
 const PEER_NEWS: Duration = Duration::from_secs(1);
 
+/// As long as a peer is down for a short time only, it is tried this often; later so that what it waits for us is this
+/// part of how long it was down.
+const PEER_SOON: Duration = Duration::from_secs(1);
+const PART_OF_OUTAGE: u64 = 20;
+
 /// A server that was heard of is tried again at once, but not more often than this: perhaps only its half of the link
 /// works.
 const HEARD: Duration = Duration::from_millis(500);
@@ -403,7 +408,12 @@ impl Destination {
                 state.row.failures = state.row.failures.saturating_add(1);
                 state.row.last_failure = now_ms;
                 state.row.last_error = Some(problem);
-                let wait = self.schedule.wait(state.row.failures, jitter);
+                let mut wait = self.schedule.wait(state.row.failures, jitter);
+                if self.is_peer {
+                    // A link that was down for a moment is not to look as if it was down for a minute.
+                    let down = now_ms.saturating_sub(state.row.down_since);
+                    wait = wait.min(PEER_SOON.max(Duration::from_millis(down / PART_OF_OUTAGE)));
+                }
                 let next = now + wait.max(pause.unwrap_or_default());
                 let soon = urged.and_then(|after| Some((state.last_attempt? + after).max(now)));
                 state.next_try = Some(match (soon, pause) {
