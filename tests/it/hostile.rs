@@ -476,3 +476,48 @@ async fn who_sends_too_much_is_told_to_come_back() {
     assert_eq!(scene.waiting(), 5_000);
     refused(last.expect("it was sent"), 429, "M_LIMIT_EXCEEDED");
 }
+
+#[tokio::test]
+async fn nobody_undoes_what_is_known_by_not_telling_of_it() {
+    let mut scene = Scene::new().await;
+    let topic = json!({ "topic": "tea" });
+    scene.other.set(&scene.alice, "m.room.topic", topic).await;
+    let mut theirs = Elsewhere::of(&scene.server, &scene.other).await;
+    let kept = theirs.state.clone();
+    theirs
+        .state
+        .remove(&("m.room.topic".to_owned(), String::new()));
+    let ids = theirs.state_ids();
+    theirs.state = kept;
+    // It follows the topic, and something that nobody tells.
+    let nobody = format!("${:043}", 1).try_into().expect("it is an id");
+    let lowest = theirs.make(
+        &scene.bad,
+        CAROL,
+        "m.room.message",
+        None,
+        json!({ "body": "lowest" }),
+        |draft| draft.prev_events.push(nobody),
+    );
+    theirs.put(&lowest);
+    let first = theirs.say(&scene.bad, CAROL, "first");
+    let last = theirs.say(&scene.bad, CAROL, "last");
+    let bad = &scene.bad;
+    let path = |what: &str| format!("{V1}/{what}");
+    bad.answers(&path("state_ids"), StatusCode::OK, ids);
+    bad.answers(
+        &path("event"),
+        StatusCode::OK,
+        told("pdus", &[pdu(&lowest)]),
+    );
+    bad.answers(
+        &path("get_missing_events"),
+        StatusCode::OK,
+        told("events", &[pdu(&first)]),
+    );
+    ok(bad.push(&scene.server, "1", &[pdu(&last)]).await);
+    until_found(&scene.alice, &scene.other, &last).await;
+    let topic = ok(scene.other.get(&scene.alice, "state/m.room.topic").await);
+    assert_eq!(topic["topic"], "tea");
+    scene.all_is_well().await;
+}
