@@ -399,7 +399,7 @@ async fn what_was_said_before_somebody_was_sent_away_is_for_them_too() {
     let expect = [numbers(0..60), vec!["elsewhere".to_owned()]].concat();
     assert_eq!(heard(&b), expect);
     let all = b.put();
-    let pdus = all.iter().flat_map(|(_, body)| body["pdus"].as_array());
+    let pdus = all.iter().filter_map(|(_, body)| body["pdus"].as_array());
     let leave = pdus
         .flatten()
         .position(|pdu| pdu["content"]["membership"] == "leave");
