@@ -59,6 +59,14 @@ pub(super) struct Accepts {
 /// The longest body of most endpoints: many events in one, each of which may have 64 KiB.
 pub(super) const USUAL_BODY: u64 = 1 << 20;
 
+impl Accepts {
+    /// What most endpoints accept.
+    pub(super) const USUAL: Self = Self {
+        guests: false,
+        body: USUAL_BODY,
+    };
+}
+
 impl<R: IncomingRequest<Authentication: Scheme>> Ruma<R> {
     /// Authenticates first, so that strangers cannot make us read much.
     pub(super) async fn extract(

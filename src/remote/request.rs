@@ -29,33 +29,28 @@ const LONGEST_MESSAGE: usize = 300;
 /// The longest time that a server may ask us to stay away.
 const LONGEST_PAUSE: Duration = Duration::from_hours(1);
 
-impl Remote {
-    /// Sends a signed request with the usual limits.
-    ///
-    /// # Errors
-    /// See [`Kind`].
-    pub async fn send<R>(&self, server: &ServerName, request: R) -> Result<R::IncomingResponse>
-    where
-        R: OutgoingRequest<Authentication = ServerSignatures>,
-        R::PathBuilder: for<'a> PathBuilder<Input<'a> = ()>,
-    {
-        self.send_within(server, request, Limits::USUAL).await
-    }
+/// A request of the server-server API that is authenticated by `A`. Its path is the same in all versions.
+pub trait Ask<A>:
+    OutgoingRequest<Authentication = A, PathBuilder: for<'a> PathBuilder<Input<'a> = ()>>
+{
+}
 
-    /// Sends a signed request that may cost more, or less, than usual.
+impl<A, R> Ask<A> for R where
+    R: OutgoingRequest<Authentication = A, PathBuilder: for<'a> PathBuilder<Input<'a> = ()>>
+{
+}
+
+impl Remote {
+    /// Sends a signed request that may cost as much as `limits` say.
     ///
     /// # Errors
     /// See [`Kind`].
-    pub async fn send_within<R>(
+    pub async fn send_within<R: Ask<ServerSignatures>>(
         &self,
         server: &ServerName,
         request: R,
         limits: Limits,
-    ) -> Result<R::IncomingResponse>
-    where
-        R: OutgoingRequest<Authentication = ServerSignatures>,
-        R::PathBuilder: for<'a> PathBuilder<Input<'a> = ()>,
-    {
+    ) -> Result<R::IncomingResponse> {
         let (method, uri, body) = parts(request).map_err(|kind| kind.of(server))?;
         let response = self.send_signed(server, method, &uri, body, limits).await?;
         typed::<R>(server, &response)
@@ -65,16 +60,12 @@ impl Remote {
     ///
     /// # Errors
     /// See [`Kind`].
-    pub async fn send_unsigned<R>(
+    pub async fn send_unsigned<R: Ask<NoAuthentication>>(
         &self,
         server: &ServerName,
         request: R,
         limits: Limits,
-    ) -> Result<R::IncomingResponse>
-    where
-        R: OutgoingRequest<Authentication = NoAuthentication>,
-        R::PathBuilder: for<'a> PathBuilder<Input<'a> = ()>,
-    {
+    ) -> Result<R::IncomingResponse> {
         let (method, uri, body) = parts(request).map_err(|kind| kind.of(server))?;
         let request = http_request(method, &uri, body, None).map_err(|kind| kind.of(server))?;
         let response = self.exchange(server, request, limits).await?;
@@ -134,11 +125,7 @@ impl Remote {
 }
 
 /// Method, path with query, and body of a request.
-fn parts<R>(request: R) -> Result<(Method, String, Vec<u8>), Kind>
-where
-    R: OutgoingRequest,
-    R::PathBuilder: for<'a> PathBuilder<Input<'a> = ()>,
-{
+fn parts<A>(request: impl Ask<A>) -> Result<(Method, String, Vec<u8>), Kind> {
     let unsendable = |e: &dyn std::fmt::Display| Kind::Request(e.to_string());
     let request = request.try_into_http_request_inner("", ());
     let (parts, body) = request.map_err(|e| unsendable(&e))?.into_parts();

@@ -108,7 +108,7 @@ impl Trust {
 
     /// For any web server: authorities of the system and of the configuration.
     pub(super) fn public(&self) -> Arc<ClientConfig> {
-        let make = || self.config(Arc::new(Named::new(&self.public_roots(), Vec::new())));
+        let make = || self.config(Accepts::named(&self.public_roots(), Vec::new()));
         self.public.get_or_init(make).clone()
     }
 
@@ -119,12 +119,9 @@ impl Trust {
         };
         let make = || {
             self.config(match &peer.rule {
-                Rule::Public => Arc::new(Named::new(&self.public_roots(), peer.names.clone())),
-                Rule::Authority(roots) => Arc::new(Named::new(roots, peer.names.clone())),
-                Rule::Pinned(fingerprint) => Arc::new(Pinned {
-                    fingerprint: *fingerprint,
-                    provider: provider(),
-                }),
+                Rule::Public => Accepts::named(&self.public_roots(), peer.names.clone()),
+                Rule::Authority(roots) => Accepts::named(roots, peer.names.clone()),
+                Rule::Pinned(fingerprint) => Accepts::Pinned(*fingerprint),
             })
         };
         peer.config.get_or_init(make).clone()
@@ -134,13 +131,17 @@ impl Trust {
         SYSTEM.iter().chain(&self.authorities).cloned().collect()
     }
 
-    fn config(&self, verifier: Arc<dyn ServerCertVerifier>) -> Arc<ClientConfig> {
+    fn config(&self, accepts: Accepts) -> Arc<ClientConfig> {
+        let judge = Judge {
+            accepts,
+            provider: provider(),
+        };
         let time = Arc::new(Time(self.clock.clone()));
         let mut config = ClientConfig::builder_with_details(provider(), time)
             .with_safe_default_protocol_versions()
             .expect("the provider knows the default versions")
             .dangerous()
-            .with_custom_certificate_verifier(verifier)
+            .with_custom_certificate_verifier(Arc::new(judge))
             .with_no_client_auth();
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Arc::new(config)
@@ -227,30 +228,39 @@ impl TimeProvider for Time {
     }
 }
 
-/// Accepts certificates that an authority has made for the name that was asked for, or for one of a peer's names.
+/// Judges the certificates that a server shows.
 #[derive(Debug)]
-struct Named {
-    /// None if there is no authority at all.
-    verifier: Option<Arc<WebPkiServerVerifier>>,
-    others: Vec<ServerName<'static>>,
+struct Judge {
+    accepts: Accepts,
     provider: Arc<CryptoProvider>,
 }
 
-impl Named {
-    fn new(roots: &[CertificateDer<'static>], others: Vec<ServerName<'static>>) -> Self {
+#[derive(Debug)]
+enum Accepts {
+    /// Certificates that an authority has made for the name that was asked for, or for one of a peer's names.
+    Named {
+        /// None if there is no authority at all.
+        verifier: Option<Arc<WebPkiServerVerifier>>,
+        others: Vec<ServerName<'static>>,
+    },
+    /// One certificate, whatever it says, from whoever has its key.
+    Pinned(Fingerprint),
+}
+
+impl Accepts {
+    fn named(roots: &[CertificateDer<'static>], others: Vec<ServerName<'static>>) -> Self {
         let mut store = RootCertStore::empty();
         // The system's list may hold what this library does not understand; the others count all the same.
         store.add_parsable_certificates(roots.iter().cloned());
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider());
-        Self {
+        Self::Named {
             verifier: verifier.build().ok(),
             others,
-            provider: provider(),
         }
     }
 }
 
-impl ServerCertVerifier for Named {
+impl ServerCertVerifier for Judge {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -259,67 +269,27 @@ impl ServerCertVerifier for Named {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, TlsError> {
-        let Some(verifier) = &self.verifier else {
+        let (verifier, others) = match &self.accepts {
+            Accepts::Pinned(fingerprint) => {
+                let hash: [u8; 32] = Sha256::digest(end_entity).into();
+                return if &hash == fingerprint.bytes() {
+                    Ok(ServerCertVerified::assertion())
+                } else {
+                    Err(CertificateError::ApplicationVerificationFailure.into())
+                };
+            }
+            Accepts::Named { verifier, others } => (verifier, others),
+        };
+        let Some(verifier) = verifier else {
             return Err(CertificateError::UnknownIssuer.into());
         };
         let verify = |name: &ServerName<'_>| {
             verifier.verify_server_cert(end_entity, intermediates, name, ocsp, now)
         };
         verify(name).or_else(|error| {
-            let mut others = self.others.iter().filter(|other| *other != name);
+            let mut others = others.iter().filter(|other| *other != name);
             others.find_map(|other| verify(other).ok()).ok_or(error)
         })
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
-    }
-}
-
-/// Accepts one certificate, whatever it says, from whoever has its key.
-#[derive(Debug)]
-struct Pinned {
-    fingerprint: Fingerprint,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for Pinned {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, TlsError> {
-        let hash: [u8; 32] = Sha256::digest(end_entity).into();
-        if &hash == self.fingerprint.bytes() {
-            Ok(ServerCertVerified::assertion())
-        } else {
-            Err(CertificateError::ApplicationVerificationFailure.into())
-        }
     }
 
     fn verify_tls12_signature(
