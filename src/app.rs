@@ -12,6 +12,7 @@ use std::{
 use crate::{
     clock::{Clock, Entropy},
     config::{self, Config, RegistrationMode},
+    control::Control,
     error::Error,
     http::{
         self,
@@ -29,6 +30,8 @@ const LAST_TASKS: Duration = Duration::from_millis(800);
 pub struct App {
     services: Arc<Services>,
     listeners: Listeners,
+    /// Where the command line is answered.
+    control: Option<Control>,
     /// The token for the first account, on the first start only.
     first_token: Option<String>,
 }
@@ -117,11 +120,16 @@ impl App {
             transport,
         )?;
         let listeners = Listeners::bind(&services.config, clock).await?;
+        let data_dir = &services.config.server.data_dir;
+        let control = Control::bind(data_dir).inspect_err(|error| {
+            tracing::warn!(%error, "no socket for commands in the data directory, so `kontor peer` does not work");
+        });
         // When nothing else can go wrong: it is shown once, so a start that fails must not use it up.
         let first_token = services.accounts.first_token().await?;
         Ok(Self {
             services: Arc::new(services),
             listeners,
+            control: control.ok(),
             first_token,
         })
     }
@@ -132,6 +140,9 @@ impl App {
         let kept = services.clone();
         services.tasks.spawn(async move { kept.keep_up().await });
         services.federation.start();
+        if let Some(control) = self.control {
+            services.tasks.spawn(control.run(services.clone()));
+        }
         let router = http::router(services.clone());
         let listening = self.listeners.run(router, services.stop.clone());
         tokio::join!(listening, async {

@@ -1,6 +1,7 @@
 //! The command line: turns its words into a run of the node, and every outcome into an exit code.
 
 mod ca;
+mod peer;
 
 use std::{
     io::{self, Write},
@@ -39,6 +40,9 @@ enum Command {
     /// The organisation's own authority, which makes certificates for all offices
     #[command(subcommand)]
     Ca(ca::Command),
+    /// The other nodes that this one is paired with; the node must run
+    #[command(subcommand)]
+    Peer(peer::Command),
     /// Replaces the key by which a stopped node signs; what was signed with the old one stays valid
     RotateKey(ConfigFile),
 }
@@ -64,6 +68,7 @@ impl Cli {
             Command::Check(file) => check(&file),
             Command::Config(file) => Ok(print_config(&file)),
             Command::Ca(command) => command.run().map_err(Failure::Ca),
+            Command::Peer(command) => command.run(),
             Command::RotateKey(file) => rotate_key(&file),
         };
         match outcome {
@@ -180,6 +185,8 @@ enum Failure {
     Start(#[from] StartError),
     #[error("error: {0}")]
     Ca(ca::Failure),
+    #[error("error: {0}")]
+    Peer(peer::Failure),
 }
 
 #[cfg(test)]

@@ -36,6 +36,7 @@ use super::{
     address,
     dns::{Dns, FixedNames},
     error::{Kind, tame},
+    peers::{Peer, Peers},
     resolver::{Resolver, Route, Target},
     trust::{Trust, TrustError, explain},
 };
@@ -112,7 +113,8 @@ pub struct Network(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    federation: Arc<Federation>,
+    federation: Federation,
+    peers: Peers,
     dns: Dns,
     ports: Ports,
     trust: Trust,
@@ -161,15 +163,43 @@ impl Network {
         dns: Dns,
         ports: Ports,
     ) -> Result<Self, TrustError> {
-        let federation = Arc::new(federation.clone());
         Ok(Self(Arc::new(Shared {
-            trust: Trust::load(&federation, clock.clone())?,
-            resolver: Resolver::new(federation.clone(), clock.clone(), ports),
+            trust: Trust::load(federation, clock.clone())?,
+            peers: Peers::load(federation)?,
+            resolver: Resolver::new(clock.clone(), ports),
             servers: Cache::new(SERVERS),
-            federation,
+            federation: federation.clone(),
             dns,
             ports,
         })))
+    }
+
+    /// Reads the files with authorities again; says whether anything is different. Then new connections are made, as the
+    /// old ones may rest on an authority that is trusted no more. Blocks.
+    ///
+    /// # Errors
+    /// When a file cannot be used; then what was read before stays in force.
+    pub fn reload(&self) -> Result<bool, TrustError> {
+        let shared = &self.0;
+        let is_other = shared.trust.reload(&shared.federation)?;
+        if is_other {
+            shared.peers.forget_tls();
+        }
+        let changed = shared.peers.reload(&shared.federation)? || is_other;
+        if changed {
+            shared.servers.clear();
+        }
+        Ok(changed)
+    }
+
+    pub(super) fn peers(&self) -> &Peers {
+        &self.0.peers
+    }
+
+    /// Forgets the connections to a server and the way to it, because either is no good any more.
+    pub(super) fn forget(&self, server: &ServerName) {
+        self.0.servers.remove(server);
+        self.0.resolver.forget(server);
     }
 
     pub(super) fn dns(&self) -> &Dns {
@@ -200,10 +230,26 @@ impl Network {
         {
             // A kept connection may be as dead as the link was; the next request begins with a new one, on a way that
             // is looked up again.
-            self.0.servers.remove(server);
-            self.0.resolver.forget(server);
+            self.forget(server);
         }
         outcome
+    }
+
+    /// Sends a request to a server as if it were a peer like this, over a connection of its own.
+    pub(super) async fn exchange_as(
+        &self,
+        server: &ServerName,
+        peer: &Peer,
+        request: Request<Bytes>,
+        limits: Limits,
+    ) -> Result<Response<Bytes>, Kind> {
+        let work = async {
+            let route = self.0.resolver.find(server, Some(peer), self).await?;
+            let tls = self.0.trust.of_peer(server, peer);
+            self.once(&route, &tls, request, limits.body).await
+        };
+        let outcome = timeout(limits.time, work).await;
+        outcome.unwrap_or(Err(Kind::Timeout(limits.time)))
     }
 
     async fn attempt(
@@ -212,7 +258,6 @@ impl Network {
         mut request: Request<Bytes>,
         most: u64,
     ) -> Result<Response<Bytes>, Kind> {
-        let unsendable = |e: &dyn fmt::Display| Kind::Request(e.to_string());
         let route = self.0.resolver.route(server, self).await?;
         let path = request.uri().path_and_query();
         let path = path.ok_or_else(|| unsendable(&"there is no path"))?;
@@ -221,8 +266,7 @@ impl Network {
             .authority(route.host.as_str())
             .path_and_query(path.clone());
         *request.uri_mut() = uri.build().map_err(|e| unsendable(&e))?;
-        let host = HeaderValue::from_str(&route.host).map_err(|e| unsendable(&e))?;
-        request.headers_mut().insert(header::HOST, host);
+        set_host(&mut request, &route.host)?;
 
         let server = self.server(server);
         let _seat = server.seats.acquire().await.expect("it is never closed");
@@ -287,21 +331,34 @@ impl Network {
             Ok(address) => Target::Address(address, port),
             Err(_) => Target::Name(host.to_owned(), port),
         };
-        let name = pki_types::ServerName::try_from(bare.to_owned()).map_err(|_| malformed())?;
-        let mut tls = ClientConfig::clone(&self.0.trust.public());
-        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let stream = self
-            .connect(&[target], is_peer, Arc::new(tls), name)
-            .await?;
-
-        let host = HeaderValue::from_str(authority.as_str()).map_err(|_| malformed())?;
+        let route = Route {
+            host: authority.as_str().to_owned(),
+            tls_name: pki_types::ServerName::try_from(bare.to_owned()).map_err(|_| malformed())?,
+            targets: vec![target],
+            is_peer,
+        };
         let path = url.path_and_query().map_or("/", |path| path.as_str());
         let request = Request::get(path)
-            .header(header::HOST, host)
             .header(header::ACCEPT, "application/json")
             .header(header::USER_AGENT, super::USER_AGENT)
-            .body(Full::<Bytes>::default())
+            .body(Bytes::new())
             .map_err(|_| malformed())?;
+        self.once(&route, &self.0.trust.public(), request, most)
+            .await
+    }
+
+    /// Sends a request, whose URI is only path and query, over a connection of its own.
+    async fn once(
+        &self,
+        route: &Route,
+        tls: &ClientConfig,
+        mut request: Request<Bytes>,
+        most: u64,
+    ) -> Result<Response<Bytes>, Kind> {
+        let mut tls = tls.clone();
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let stream = self.connect(route, Arc::new(tls)).await?;
+        set_host(&mut request, &route.host)?;
         let broken = |error: hyper::Error| Kind::Broken(error.to_string());
         let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
             .max_headers(HEADERS)
@@ -310,6 +367,7 @@ impl Network {
             .await
             .map_err(broken)?;
         let work = async {
+            let request = request.map(Full::new);
             let response = sender.send_request(request).await.map_err(broken)?;
             let (parts, body) = response.into_parts();
             Ok(Response::from_parts(parts, collect(body, most).await?))
@@ -328,13 +386,12 @@ impl Network {
     /// Connects to the first of the targets that answers, and makes it prove its name.
     async fn connect(
         &self,
-        targets: &[Target],
-        is_peer: bool,
+        route: &Route,
         tls: Arc<ClientConfig>,
-        name: pki_types::ServerName<'static>,
     ) -> Result<TlsStream<TcpStream>, Kind> {
         let work = async {
-            let socket = self.reach(targets, is_peer).await?;
+            let socket = self.reach(&route.targets, route.is_peer).await?;
+            let name = route.tls_name.clone();
             // Small requests over kept connections would otherwise wait for an acknowledgement.
             let _the_next_use_tells = socket.set_nodelay(true);
             let handshake = TlsConnector::from(tls).connect(name, socket).await;
@@ -370,8 +427,8 @@ impl Network {
                 let patience = if is_last { CONNECT_ALL } else { CONNECT };
                 let failed = match timeout(patience, TcpStream::connect(address)).await {
                     Ok(Ok(socket)) => return Ok(socket),
-                    Ok(Err(error)) => error.to_string(),
-                    Err(_) => "no answer".to_owned(),
+                    Ok(Err(error)) => unreachable_because(&error),
+                    Err(_) => NO_ANSWER.to_owned(),
                 };
                 problem = Kind::Connect {
                     address: address.to_string(),
@@ -381,6 +438,33 @@ impl Network {
         }
         Err(problem)
     }
+}
+
+const NO_ANSWER: &str = "nothing answers: the machine is off, the link is down, or a firewall drops what is sent to this port";
+
+/// Why nobody could be connected to, for whoever has to mend it.
+fn unreachable_because(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => {
+            "the machine is there, but nobody listens on this port (the port, or a firewall)"
+                .to_owned()
+        }
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+            format!("no way leads there: the link is down, or a route is missing ({error})")
+        }
+        io::ErrorKind::TimedOut => NO_ANSWER.to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+fn unsendable(error: &dyn fmt::Display) -> Kind {
+    Kind::Request(error.to_string())
+}
+
+fn set_host(request: &mut Request<Bytes>, host: &str) -> Result<(), Kind> {
+    let host = HeaderValue::from_str(host).map_err(|e| unsendable(&e))?;
+    request.headers_mut().insert(header::HOST, host);
+    Ok(())
 }
 
 /// Reads an answer up to a limit.
@@ -420,12 +504,9 @@ impl Connector {
         let shared = &self.network.0;
         let route = shared.resolver.route(&self.server, &self.network).await;
         let route: Arc<Route> = route.map_err(Failure)?;
-        let tls = shared.trust.of(&self.server);
-        let name = route.tls_name.clone();
-        let stream = self
-            .network
-            .connect(&route.targets, route.is_peer, tls, name)
-            .await;
+        let known = shared.peers.get(&self.server);
+        let tls = shared.trust.of(&self.server, known.as_deref());
+        let stream = self.network.connect(&route, tls).await;
         Ok(Secured(TokioIo::new(stream.map_err(Failure)?)))
     }
 }

@@ -8,17 +8,19 @@ use ruma::{
     ServerName,
     api::{
         IncomingResponseExt as _, OutgoingBody as _, OutgoingRequest,
-        auth_scheme::NoAuthentication, federation::authentication::ServerSignatures,
+        auth_scheme::NoAuthentication,
+        federation::{authentication::ServerSignatures, discovery::get_server_keys},
         path_builder::PathBuilder,
     },
 };
 use serde::Deserialize;
 
 use super::{
-    Limits, Remote, USER_AGENT,
+    Limits, Peer, Remote, USER_AGENT,
     error::{Error, Kind, Result, tame},
+    keys::keys_in,
 };
-use crate::protocol::{integrity, xmatrix::XMatrix};
+use crate::protocol::{integrity, server_keys::ServerKeys, xmatrix::XMatrix};
 
 /// The longest error code that is kept of an answer, in characters.
 const LONGEST_CODE: usize = 64;
@@ -110,18 +112,60 @@ impl Remote {
             if !self.admits(server) {
                 return Err(Kind::NotAllowed);
             }
-            let response = self.0.transport.exchange(server, request, limits).await?;
-            if response.status().is_success() {
-                Ok(response)
-            } else {
-                Err(refusal(&response))
-            }
+            self.0.transport.exchange(server, request, limits).await
         };
-        outcome.await.map_err(|kind| {
-            tracing::debug!(%server, %kind, "a request failed");
-            kind.of(server)
-        })
+        settled(server, outcome.await)
     }
+
+    /// Asks a server for its keys as if it were a peer like this, whatever the peer table says.
+    ///
+    /// # Errors
+    /// See [`Kind`].
+    pub async fn server_keys_as(&self, server: &ServerName, peer: &Peer) -> Result<ServerKeys> {
+        let (method, uri, body) =
+            parts(get_server_keys::v2::Request::new()).map_err(|kind| kind.of(server))?;
+        let response = self.ask_as(server, peer, method, &uri, body).await?;
+        let response = typed::<get_server_keys::v2::Request>(server, &response)?;
+        keys_in(&response, server)
+    }
+
+    /// Sends a request without a signature to a server as if it were a peer like this.
+    ///
+    /// # Errors
+    /// See [`Kind`].
+    pub async fn ask_as(
+        &self,
+        server: &ServerName,
+        peer: &Peer,
+        method: Method,
+        uri: &str,
+        body: Vec<u8>,
+    ) -> Result<Response<Bytes>> {
+        let outcome = async {
+            if !self.is_on() {
+                return Err(Kind::NotAllowed);
+            }
+            let request = http_request(method, uri, body, None)?;
+            let (transport, limits) = (&self.0.transport, Limits::USUAL);
+            transport.exchange_as(server, peer, request, limits).await
+        };
+        settled(server, outcome.await)
+    }
+}
+
+/// An answer that is no success is an error.
+fn settled(server: &ServerName, outcome: Result<Response<Bytes>, Kind>) -> Result<Response<Bytes>> {
+    let outcome = outcome.and_then(|response| {
+        if response.status().is_success() {
+            Ok(response)
+        } else {
+            Err(refusal(&response))
+        }
+    });
+    outcome.map_err(|kind| {
+        tracing::debug!(%server, %kind, "a request failed");
+        kind.of(server)
+    })
 }
 
 /// Method, path with query, and body of a request.

@@ -27,6 +27,7 @@ mod membership;
 mod neighbour;
 mod offices;
 mod outbox;
+mod pairing;
 mod presence;
 mod profiles;
 mod push_rules;

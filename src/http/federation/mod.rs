@@ -3,6 +3,7 @@
 mod events;
 mod handshake;
 mod keys;
+mod peers;
 mod query;
 mod transactions;
 mod version;
@@ -12,6 +13,7 @@ use super::routes::Routes;
 pub(super) fn routes(routes: Routes) -> Routes {
     let routes = version::routes(routes);
     let routes = keys::routes(routes);
+    let routes = peers::routes(routes);
     let routes = handshake::routes(routes);
     let routes = transactions::routes(routes);
     let routes = events::routes(routes);

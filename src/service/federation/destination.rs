@@ -65,8 +65,6 @@ pub(super) struct Item {
 pub(super) struct Destination {
     pub(super) nid: ServerNid,
     pub(super) name: OwnedServerName,
-    pub(super) is_peer: bool,
-    schedule: Schedule,
     /// Told when there may be a reason not to wait any longer.
     pub(super) wake: Notify,
     state: Mutex<State>,
@@ -74,6 +72,8 @@ pub(super) struct Destination {
 
 /// What changes.
 pub(super) struct State {
+    is_peer: bool,
+    schedule: Schedule,
     pub(super) row: DestinationRow,
     queue: VecDeque<Item>,
     /// Whether the queue holds everything after the cursor that is not in flight.
@@ -162,10 +162,10 @@ impl Destination {
         Self {
             nid,
             name,
-            is_peer,
-            schedule,
             wake: Notify::new(),
             state: Mutex::new(State {
+                is_peer,
+                schedule,
                 queued_to: row.cursor,
                 row,
                 queue: VecDeque::new(),
@@ -190,7 +190,7 @@ impl Destination {
         let mut state = self.state.lock();
         let row = &state.row;
         if row.failures > 0 {
-            let next = self
+            let next = state
                 .schedule
                 .next_try(row.failures, row.last_failure, jitter);
             state.next_try = Some(now + Duration::from_millis(next.saturating_sub(now_ms)));
@@ -213,7 +213,7 @@ impl Destination {
                 state.complete = false;
             }
         }
-        if self.is_peer && item.what != What::Receipt {
+        if state.is_peer && item.what != What::Receipt {
             self.hasten(&mut state, now, PEER_NEWS);
         }
         !std::mem::replace(&mut state.running, true)
@@ -238,6 +238,12 @@ impl Destination {
         let mut state = self.state.lock();
         state.complete = false;
         !std::mem::replace(&mut state.running, true)
+    }
+
+    /// It has become a peer, or is none any more.
+    pub(super) fn regard(&self, is_peer: bool, schedule: Schedule) {
+        let mut state = self.state.lock();
+        (state.is_peer, state.schedule) = (is_peer, schedule);
     }
 
     /// Tells it that we are there. True if a task has to be started.
@@ -373,7 +379,7 @@ impl Destination {
                 state.row.failures = state.row.failures.saturating_add(1);
                 state.row.last_failure = now_ms;
                 state.row.last_error = Some(problem);
-                let wait = self.schedule.wait(state.row.failures, jitter);
+                let wait = state.schedule.wait(state.row.failures, jitter);
                 state.next_try = Some(now + wait.max(pause.unwrap_or_default()));
                 // The tables have it; a link may be down for weeks.
                 state.queue = VecDeque::new();
