@@ -4,6 +4,8 @@
 //! An authority is a directory with `ca.key` and `ca.pem`. The certificate stays the same for 20 years, while those below
 //! it come and go.
 
+mod issued;
+
 use std::{
     fs::{self, OpenOptions, Permissions},
     io::{self, Write},
@@ -28,6 +30,7 @@ use rustls::{
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
+pub use self::issued::{Issued, renew_on_this_machine};
 use crate::{clock::Clock, config::Fingerprint};
 
 const DAY: Duration = Duration::from_hours(24);
@@ -220,6 +223,21 @@ pub fn fingerprint(path: &Path) -> Result<Fingerprint, TlsError> {
     let chain = read_certificates(path)?;
     let first = chain.first().expect("it was checked that there is one");
     Ok(Fingerprint::of(Sha256::digest(first).into()))
+}
+
+/// The authorities that the system trusts. Reading them takes some milliseconds, so it is done once, and only by those
+/// who need them.
+pub fn system_authorities() -> &'static [CertificateDer<'static>] {
+    static SYSTEM: LazyLock<Vec<CertificateDer<'static>>> = LazyLock::new(|| {
+        let found = rustls_native_certs::load_native_certs();
+        if found.certs.is_empty() {
+            tracing::warn!(
+                "the system trusts no authorities, so only those of federation.ca_files and of peers count"
+            );
+        }
+        found.certs
+    });
+    &SYSTEM
 }
 
 /// Whether one of these authorities vouches for a chain, which begins with the server's certificate, under a name, at a

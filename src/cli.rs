@@ -11,6 +11,7 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     app::{App, StartError},
@@ -91,9 +92,10 @@ fn serve(file: &ConfigFile) -> Result<ExitCode, Failure> {
         .map_err(StartError::Runtime)?;
     let outcome = runtime.block_on(async {
         let signals = Signals::listen().map_err(StartError::Runtime)?;
+        let hangups = signal(SignalKind::hangup()).map_err(StartError::Runtime)?;
         let app = App::start(config).await?;
         say(&mut io::stdout(), &app.banner());
-        app.run(signals.first()).await;
+        app.run(signals.first(), hangups).await;
         Ok(ExitCode::SUCCESS)
     });
     runtime.shutdown_timeout(LAST_WORK);
@@ -150,14 +152,13 @@ fn raise_open_files() {
 
 /// The signals that ask a process to stop.
 struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
+    terminate: Signal,
+    interrupt: Signal,
 }
 
 impl Signals {
     /// Starts to listen, so that a signal during the start is not lost.
     fn listen() -> io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,

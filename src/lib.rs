@@ -4,6 +4,7 @@ pub mod app;
 pub mod certificates;
 pub mod cli;
 pub mod clock;
+pub mod coding;
 pub mod config;
 pub mod control;
 pub mod error;

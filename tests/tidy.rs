@@ -56,7 +56,7 @@ const LAYERS: &[Layer] = &[
     },
     Layer {
         name: "remote",
-        may_import: &["protocol", "config", "clock", "certificates"],
+        may_import: &["protocol", "config", "clock", "coding", "certificates"],
         must_not_contain: &["rocksdb", "axum"],
         exceptions: &[],
     },
@@ -81,12 +81,19 @@ const LAYERS: &[Layer] = &[
             "protocol",
             "config",
             "clock",
+            "coding",
             "certificates",
             "error",
         ],
         must_not_contain: &["rocksdb", "reqwest"],
         // The tests of the listeners need a client.
         exceptions: &[("http/serve/tests.rs", "reqwest")],
+    },
+    Layer {
+        name: "coding",
+        may_import: &[],
+        must_not_contain: &["rocksdb", "axum", "reqwest"],
+        exceptions: &[],
     },
     Layer {
         name: "control",

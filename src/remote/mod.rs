@@ -30,7 +30,7 @@ pub use self::{
     error::{Error, Kind, Result},
     memory::Lan,
     peers::Peer,
-    trust::{TrustError, system_authorities},
+    trust::TrustError,
 };
 use crate::{
     config::{Federation, FederationMode},

@@ -2,7 +2,7 @@
 
 use std::{
     path::Path,
-    sync::{Arc, LazyLock, OnceLock},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 
 use super::peers::{Known, Peer};
 use crate::{
-    certificates::{self, provider},
+    certificates::{self, provider, system_authorities},
     clock::Clock,
     config::Federation,
     protocol::pairing::Voucher,
@@ -33,23 +33,6 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct TrustError(String);
-
-/// The authorities that the system trusts. Reading them takes some milliseconds, so it is done once, and only by those
-/// who need them.
-static SYSTEM: LazyLock<Vec<CertificateDer<'static>>> = LazyLock::new(|| {
-    let found = rustls_native_certs::load_native_certs();
-    if found.certs.is_empty() {
-        tracing::warn!(
-            "the system trusts no authorities, so only those of federation.ca_files and of peers count"
-        );
-    }
-    found.certs
-});
-
-/// The authorities that the system trusts.
-pub fn system_authorities() -> &'static [CertificateDer<'static>] {
-    &SYSTEM
-}
 
 /// How connections to each server are secured.
 #[derive(Debug)]
@@ -80,7 +63,11 @@ impl Public {
     }
 
     fn roots(&self) -> Vec<CertificateDer<'static>> {
-        SYSTEM.iter().chain(&self.authorities).cloned().collect()
+        system_authorities()
+            .iter()
+            .chain(&self.authorities)
+            .cloned()
+            .collect()
     }
 }
 

@@ -7,11 +7,12 @@ use sha2::{Digest as _, Sha256};
 
 use super::Peers;
 use crate::{
-    certificates::{TlsError, in_certificate, is_vouched_for, read_certificates},
+    certificates::{
+        TlsError, in_certificate, is_vouched_for, read_certificates, system_authorities,
+    },
     config::Config,
     error::{Error, Result},
     protocol::{pairing::Voucher, server_keys::decode_key},
-    remote::system_authorities,
 };
 
 impl Peers {
