@@ -71,7 +71,9 @@ impl Coding {
         let listed = |name: &str| {
             accept_encoding.split(',').any(|one| {
                 let mut parts = one.split(';').map(str::trim);
-                let is_meant = parts.next().is_some_and(|one| one.eq_ignore_ascii_case(name));
+                let is_meant = parts
+                    .next()
+                    .is_some_and(|one| one.eq_ignore_ascii_case(name));
                 let weight = parts.find_map(|part| part.strip_prefix("q=")?.parse::<f32>().ok());
                 is_meant && weight.is_none_or(|weight| weight > 0.0)
             })
@@ -95,7 +97,9 @@ impl Coding {
     /// See [`Bad`].
     pub async fn decompress(self, body: Bytes, most: u64) -> Result<Bytes, Bad> {
         // It may become large however small it is.
-        let size = usize::try_from(most).unwrap_or(usize::MAX).min(body.len().saturating_mul(8));
+        let size = usize::try_from(most)
+            .unwrap_or(usize::MAX)
+            .min(body.len().saturating_mul(8));
         let unpacked = off_thread(size, move || self.unpack(&body, most)).await;
         unpacked.map_err(|_| Bad::Damaged)?
     }
@@ -187,7 +191,10 @@ mod tests {
         }
         // One that asks for a window of 2 GiB.
         let greedy = Bytes::from_static(&[0x28, 0xb5, 0x2f, 0xfd, 0x00, 0xa8, 1, 0, 0]);
-        assert_eq!(Coding::Zstd.decompress(greedy, 100).await, Err(Bad::Damaged));
+        assert_eq!(
+            Coding::Zstd.decompress(greedy, 100).await,
+            Err(Bad::Damaged)
+        );
     }
 
     #[test]

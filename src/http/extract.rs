@@ -25,6 +25,7 @@ use serde_json::error::Category;
 
 use super::{
     body::{self, BodyError},
+    federation::coding::decoded,
     peer::PeerAddr,
 };
 use crate::{
@@ -90,6 +91,7 @@ impl<R: IncomingRequest<Authentication: Scheme>> Ruma<R> {
         let path = path.map_err(|_| Error::invalid_param("The path is not UTF-8"))?;
         let path: Vec<_> = path.iter().map(|(_, value)| value).collect();
         let body = body::read(body, accepts.body).await.map_err(refused)?;
+        let body = decoded(&parts.headers, body, accepts.body).await?;
         let sent = body.clone();
         let body = object_or_nothing(&parts.method, body)?;
         let requester = R::Authentication::prove(claim, services, &parts, &sent).await?;

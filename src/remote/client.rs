@@ -16,7 +16,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderValue, Request, Response, Uri, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{body::Incoming, rt::ReadBufCursor};
 use hyper_util::{
@@ -40,7 +40,11 @@ use super::{
     resolver::{Resolver, Route, Target},
     trust::{Trust, TrustError, explain},
 };
-use crate::{clock::Clock, config::Federation};
+use crate::{
+    clock::Clock,
+    coding::{self, Coding, OFFER, WORTH},
+    config::Federation,
+};
 
 /// How long a connection attempt to one address may take when there are others to try.
 const CONNECT: Duration = Duration::from_secs(4);
@@ -120,12 +124,21 @@ struct Shared {
     trust: Trust,
     resolver: Resolver,
     servers: Cache<OwnedServerName, Arc<Server>>,
+    /// How bodies may be compressed that are sent to a server, as it has said itself. Kept when the link breaks.
+    codings: Cache<OwnedServerName, Coding>,
 }
 
 /// The connections to one server.
 struct Server {
     client: Client<Connector, Full<Bytes>>,
     seats: Semaphore,
+}
+
+impl Server {
+    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Kind> {
+        let sent = self.client.request(request).await;
+        sent.map_err(|error| kind_of(&error))
+    }
 }
 
 impl fmt::Debug for Server {
@@ -168,6 +181,7 @@ impl Network {
             peers: Peers::load(federation)?,
             resolver: Resolver::new(clock.clone(), ports),
             servers: Cache::new(SERVERS),
+            codings: Cache::new(SERVERS),
             federation: federation.clone(),
             dns,
             ports,
@@ -268,12 +282,40 @@ impl Network {
         *request.uri_mut() = uri.build().map_err(|e| unsendable(&e))?;
         set_host(&mut request, &route.host)?;
 
-        let server = self.server(server);
-        let _seat = server.seats.acquire().await.expect("it is never closed");
-        let response = server.client.request(request.map(Full::new)).await;
-        let (parts, body) = response.map_err(|error| kind_of(&error))?.into_parts();
-        let body = collect(body, most).await?;
-        Ok(Response::from_parts(parts, body))
+        request
+            .headers_mut()
+            .insert(header::ACCEPT_ENCODING, HeaderValue::from_static(OFFER));
+
+        let one = self.server(server);
+        let _seat = one.seats.acquire().await.expect("it is never closed");
+        let coding = self.0.codings.get(server);
+        let coding = coding.filter(|_| request.body().len() >= WORTH);
+        if let Some(coding) = coding {
+            let response = one.send(compressed(&request, coding).await?).await?;
+            if response.status() != StatusCode::UNSUPPORTED_MEDIA_TYPE {
+                self.note_coding(server, response.headers());
+                return whole(response, most).await;
+            }
+            // Another program has the name now. Nothing was done there yet, so the same may be said once more.
+            self.0.codings.remove(server);
+        }
+        let response = one.send(request.map(Full::new)).await?;
+        self.note_coding(server, response.headers());
+        whole(response, most).await
+    }
+
+    /// Takes note of what an answer says about the requests to come. One that says nothing may be a proxy's.
+    fn note_coding(&self, server: &ServerName, headers: &HeaderMap) {
+        let said = headers.get(header::ACCEPT_ENCODING);
+        let Some(said) = said.and_then(|said| said.to_str().ok()) else {
+            return;
+        };
+        match Coding::best(said) {
+            Some(coding) => self.0.codings.insert(server.to_owned(), coding),
+            None => {
+                self.0.codings.remove(server);
+            }
+        }
     }
 
     fn server(&self, name: &ServerName) -> Arc<Server> {
@@ -465,6 +507,39 @@ fn set_host(request: &mut Request<Bytes>, host: &str) -> Result<(), Kind> {
     let host = HeaderValue::from_str(host).map_err(|e| unsendable(&e))?;
     request.headers_mut().insert(header::HOST, host);
     Ok(())
+}
+
+/// The same request with a compressed body.
+async fn compressed(
+    request: &Request<Bytes>,
+    coding: Coding,
+) -> Result<Request<Full<Bytes>>, Kind> {
+    let body = coding.compress(request.body().clone()).await;
+    let mut compressed = request.clone().map(drop);
+    let name = HeaderValue::from_static(coding.name());
+    compressed
+        .headers_mut()
+        .insert(header::CONTENT_ENCODING, name);
+    let body = Full::new(body.map_err(|e| unsendable(&e))?);
+    Ok(compressed.map(|()| body))
+}
+
+/// An answer to its end, as it was before it was compressed. The limit is one of both.
+async fn whole(response: Response<Incoming>, most: u64) -> Result<Response<Bytes>, Kind> {
+    let (parts, body) = response.into_parts();
+    let bad = |bad: coding::Bad| match bad {
+        coding::Bad::TooLarge(most) => Kind::TooLarge(most),
+        coding::Bad::Damaged | coding::Bad::Unknown => Kind::BadAnswer(bad.to_string()),
+    };
+    let coding = parts.headers.get(header::CONTENT_ENCODING);
+    let coding = coding.map_or(Ok(""), HeaderValue::to_str);
+    let coding = Coding::of(coding.unwrap_or("?")).map_err(bad)?;
+    let body = collect(body, most).await?;
+    let body = match coding {
+        Some(coding) => coding.decompress(body, most).await.map_err(bad)?,
+        None => body,
+    };
+    Ok(Response::from_parts(parts, body))
 }
 
 /// Reads an answer up to a limit.

@@ -1,5 +1,6 @@
 //! Every way to a server, and servers that do everything wrong: with fixed names and loopback only.
 
+mod coded;
 mod wrong;
 
 use std::{collections::HashMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -34,6 +35,8 @@ enum Does {
     Say(String),
     /// Sends so many bytes of a body without saying how many.
     Flood(usize),
+    /// Sends these bytes and closes.
+    Bytes(Vec<u8>),
     /// Sends a byte now and then.
     Drip,
     /// Says that there is much, and sends nothing of it.
@@ -55,6 +58,8 @@ impl Does {
     }
 }
 
+type Bodies = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
+
 type Site = Arc<Mutex<HashMap<String, Does>>>;
 
 /// A web server on loopback with a certificate for some names by an authority of its own.
@@ -63,6 +68,8 @@ struct Web {
     site: Site,
     /// Heads of the requests, the first line of each.
     asked: Arc<Mutex<Vec<String>>>,
+    /// The coding of each body that came, and the body.
+    bodies: Bodies,
     directory: tempfile::TempDir,
     clock: Clock,
     _tasks: JoinSet<()>,
@@ -96,15 +103,18 @@ impl Web {
         let (site, asked) = (Site::default(), Arc::<Mutex<Vec<String>>>::default());
         let mut tasks = JoinSet::new();
         let (its_site, its_asked) = (site.clone(), asked.clone());
+        let bodies = Bodies::default();
+        let its_bodies = bodies.clone();
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
             loop {
                 let (socket, _) = listener.accept().await.unwrap();
                 let (acceptor, site, asked) =
                     (acceptor.clone(), its_site.clone(), its_asked.clone());
+                let bodies = its_bodies.clone();
                 connections.spawn(async move {
                     if let Ok(stream) = acceptor.accept(socket).await {
-                        serve(stream, &site, &asked).await;
+                        serve(stream, &site, &asked, &bodies).await;
                     }
                 });
             }
@@ -113,6 +123,7 @@ impl Web {
             port,
             site,
             asked,
+            bodies,
             directory,
             clock: Clock::manual(Clock::real().now_ms()),
             _tasks: tasks,
@@ -149,6 +160,7 @@ async fn serve(
     mut stream: tokio_rustls::server::TlsStream<tokio::net::TcpStream>,
     site: &Site,
     asked: &Mutex<Vec<String>>,
+    bodies: &Mutex<Vec<(String, Vec<u8>)>>,
 ) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -159,10 +171,22 @@ async fn serve(
     }
     let head = String::from_utf8(head).unwrap();
     let line = head.lines().next().unwrap_or_default().to_owned();
-    let host = head
-        .lines()
-        .find_map(|line| line.strip_prefix("host: "))
-        .unwrap_or_default();
+    let header = |name: &str| {
+        let mut lines = head.lines();
+        lines
+            .find_map(|line| line.strip_prefix(name))
+            .unwrap_or_default()
+    };
+    let host = header("host: ");
+    let mut body = vec![0; header("content-length: ").parse().unwrap_or(0)];
+    if stream.read_exact(&mut body).await.is_err() {
+        return;
+    }
+    if !body.is_empty() {
+        bodies
+            .lock()
+            .push((header("content-encoding: ").to_owned(), body));
+    }
     asked.lock().push(format!("{line} at {host}"));
     let path = line.split(' ').nth(1).unwrap_or_default();
     let does = site.lock().get(path).cloned();
@@ -172,6 +196,7 @@ async fn serve(
     let _outcome: std::io::Result<()> = async {
         match does {
             Does::Say(text) => stream.write_all(text.as_bytes()).await?,
+            Does::Bytes(bytes) => stream.write_all(&bytes).await?,
             Does::Flood(bytes) => {
                 stream.write_all(open.as_bytes()).await?;
                 for _ in 0..bytes / 10_000 {

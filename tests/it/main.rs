@@ -7,6 +7,7 @@ mod access;
 mod account_data;
 mod account_management;
 mod backfill;
+mod codings;
 mod coming_and_going;
 mod concurrency;
 mod creation;

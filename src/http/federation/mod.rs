@@ -1,5 +1,6 @@
 //! The server-server API, one file per section of the specification.
 
+pub(super) mod coding;
 mod events;
 mod handshake;
 mod keys;

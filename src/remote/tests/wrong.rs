@@ -221,3 +221,40 @@ async fn a_server_without_tls_is_named_as_such() {
     let kind = ask(&network, &address.to_string(), SOON).await.unwrap_err();
     assert!(matches!(kind, Kind::Tls(_)), "{kind:?}");
 }
+
+#[tokio::test]
+async fn files_with_authorities_are_read_again() {
+    let web = Web::new(&["a.example"]).await;
+    let other = Web::new(&["b.example"]).await;
+    web.does("/_matrix/x?y=z", Does::json("{}"));
+    let server = format!("a.example:{}", web.port);
+    let right = std::fs::read(web.ca()).unwrap();
+    let wrong = std::fs::read(other.ca()).unwrap();
+    // For everybody, and for a peer.
+    for is_peer in [false, true] {
+        let file = web.directory.path().join("changes.pem");
+        std::fs::write(&file, &wrong).unwrap();
+        let mut federation = web.federation();
+        if is_peer {
+            federation.ca_files.clear();
+            let peer = Peer {
+                ca: Some(file.clone()),
+                ..Peer::default()
+            };
+            let name = ServerName::parse(&*server).unwrap();
+            federation.peers.insert(name, peer);
+        } else {
+            federation.ca_files = vec![file.clone()];
+        }
+        let network = web.network(&federation, names(&["a.example"], &[]));
+        let is_reached = async || ask(&network, &server, SOON).await.is_ok();
+        assert!(!network.reload().unwrap() && !is_reached().await);
+        std::fs::write(&file, &right).unwrap();
+        assert!(!is_reached().await, "nobody has read it yet");
+        assert!(network.reload().unwrap() && is_reached().await);
+        std::fs::write(&file, "-----BEGIN").unwrap();
+        assert!(network.reload().is_err() && is_reached().await);
+        std::fs::write(&file, &wrong).unwrap();
+        assert!(network.reload().unwrap() && !is_reached().await);
+    }
+}
