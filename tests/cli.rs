@@ -57,7 +57,7 @@ impl Node {
         command.envs(options.iter().copied());
         let mut child = command
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(fs::File::create(directory.join("log")).expect("a log"))
             .spawn()
             .expect("the program runs");
         let stdout = child.stdout.take().expect("it was piped");

@@ -196,19 +196,16 @@ fn of_peer(peer: &PeerStatus, now: u64) -> String {
         "paired"
     };
     let mut lines = vec![format!("{}  {state}  ({place}, {source})", peer.server)];
-    let mut waiting = match (peer.waiting, peer.more) {
+    let waiting = match (peer.waiting, peer.more) {
         (0, _) => "nothing waits".to_owned(),
         (count, false) => format!("{count} wait"),
         (count, true) => format!("more than {count} wait"),
     };
-    if let Some(oldest) = peer.oldest {
-        waiting.push_str(&format!(
-            ", the oldest since {} ({})",
-            moment(oldest),
-            length(now, oldest)
-        ));
-    }
-    lines.push(format!("    {waiting}"));
+    let oldest = peer.oldest.map_or_else(String::new, |oldest| {
+        let (since, length) = (moment(oldest), length(now, oldest));
+        format!(", the oldest since {since} ({length})")
+    });
+    lines.push(format!("    {waiting}{oldest}"));
     if let Some(last) = peer.last_success {
         lines.push(format!("    last reached {}", moment(last)));
     }

@@ -326,7 +326,7 @@ mod tests {
         let issue = || {
             authority
                 .issue(&["office.example".to_owned()], &pem, &key)
-                .unwrap()
+                .unwrap();
         };
         issue();
         let mut config = config(directory.path());

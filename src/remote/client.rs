@@ -4,26 +4,20 @@
 //! looks the server's way up anew, so a change of address needs no more than the end of the old connections.
 
 use std::{
-    error::Error as StdError,
     fmt,
     future::pending,
     io,
     net::{IpAddr, SocketAddr},
-    pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll},
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
-use http_body_util::{BodyExt as _, Full};
-use hyper::{body::Incoming, rt::ReadBufCursor};
+use http_body_util::Full;
+use hyper::body::Incoming;
 use hyper_util::{
-    client::legacy::{
-        Client,
-        connect::{Connected, Connection},
-    },
+    client::legacy::Client,
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
 use quick_cache::sync::Cache;
@@ -34,15 +28,17 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
     address,
+    body::{collect, compressed, whole},
+    connection::{Connector, kind_of, kind_of_io},
     dns::{Dns, FixedNames},
-    error::{Kind, tame},
+    error::Kind,
     peers::{Peer, Peers},
     resolver::{Resolver, Route, Target},
-    trust::{Trust, TrustError, explain},
+    trust::{Trust, TrustError},
 };
 use crate::{
     clock::Clock,
-    coding::{self, Coding, OFFER, WORTH},
+    coding::{Coding, OFFER, WORTH},
     config::Federation,
 };
 
@@ -51,9 +47,6 @@ const CONNECT: Duration = Duration::from_secs(4);
 
 /// How long all attempts and the handshake together may take.
 const CONNECT_ALL: Duration = Duration::from_secs(15);
-
-/// An answer of which nothing comes for so long has ended.
-const STALL: Duration = Duration::from_secs(30);
 
 /// How long a connection without requests is kept. Our own nodes close theirs after 75 seconds.
 const IDLE: Duration = Duration::from_secs(70);
@@ -204,6 +197,17 @@ impl Network {
             shared.servers.clear();
         }
         Ok(changed)
+    }
+
+    /// Connects to a server, wherever it is now.
+    pub(super) async fn connect_to(
+        &self,
+        server: &ServerName,
+    ) -> Result<TlsStream<TcpStream>, Kind> {
+        let route = self.0.resolver.route(server, self).await?;
+        let known = self.0.peers.get(server);
+        let tls = self.0.trust.of(server, known.as_deref());
+        self.connect(&route, tls).await
     }
 
     pub(super) fn peers(&self) -> &Peers {
@@ -499,7 +503,7 @@ fn unreachable_because(error: &io::Error) -> String {
     }
 }
 
-fn unsendable(error: &dyn fmt::Display) -> Kind {
+pub(super) fn unsendable(error: &dyn fmt::Display) -> Kind {
     Kind::Request(error.to_string())
 }
 
@@ -507,200 +511,4 @@ fn set_host(request: &mut Request<Bytes>, host: &str) -> Result<(), Kind> {
     let host = HeaderValue::from_str(host).map_err(|e| unsendable(&e))?;
     request.headers_mut().insert(header::HOST, host);
     Ok(())
-}
-
-/// The same request with a compressed body.
-async fn compressed(
-    request: &Request<Bytes>,
-    coding: Coding,
-) -> Result<Request<Full<Bytes>>, Kind> {
-    let body = coding.compress(request.body().clone()).await;
-    let mut compressed = request.clone().map(drop);
-    let name = HeaderValue::from_static(coding.name());
-    compressed
-        .headers_mut()
-        .insert(header::CONTENT_ENCODING, name);
-    let body = Full::new(body.map_err(|e| unsendable(&e))?);
-    Ok(compressed.map(|()| body))
-}
-
-/// An answer to its end, as it was before it was compressed. The limit is one of both.
-async fn whole(response: Response<Incoming>, most: u64) -> Result<Response<Bytes>, Kind> {
-    let (parts, body) = response.into_parts();
-    let bad = |bad: coding::Bad| match bad {
-        coding::Bad::TooLarge(most) => Kind::TooLarge(most),
-        coding::Bad::Damaged | coding::Bad::Unknown => Kind::BadAnswer(bad.to_string()),
-    };
-    let coding = parts.headers.get(header::CONTENT_ENCODING);
-    let coding = coding.map_or(Ok(""), HeaderValue::to_str);
-    let coding = Coding::of(coding.unwrap_or("?")).map_err(bad)?;
-    let body = collect(body, most).await?;
-    let body = match coding {
-        Some(coding) => coding.decompress(body, most).await.map_err(bad)?,
-        None => body,
-    };
-    Ok(Response::from_parts(parts, body))
-}
-
-/// Reads an answer up to a limit.
-async fn collect(body: Incoming, most: u64) -> Result<Bytes, Kind> {
-    use hyper::body::Body as _;
-    if body.size_hint().lower() > most {
-        return Err(Kind::TooLarge(most));
-    }
-    let mut body = pin!(body);
-    let mut whole = BytesMut::new();
-    loop {
-        let frame = match timeout(STALL, body.frame()).await {
-            Err(_) => return Err(Kind::Timeout(STALL)),
-            Ok(None) => return Ok(whole.freeze()),
-            Ok(Some(Err(error))) => return Err(Kind::Broken(words(&error))),
-            Ok(Some(Ok(frame))) => frame,
-        };
-        if let Ok(chunk) = frame.into_data() {
-            let length = whole.len().saturating_add(chunk.len());
-            if u64::try_from(length).is_ok_and(|length| length > most) {
-                return Err(Kind::TooLarge(most));
-            }
-            whole.extend_from_slice(&chunk);
-        }
-    }
-}
-
-/// Connects for one server's client.
-#[derive(Clone)]
-struct Connector {
-    server: OwnedServerName,
-    network: Network,
-}
-
-impl Connector {
-    async fn connect(self) -> Result<Secured, Failure> {
-        let shared = &self.network.0;
-        let route = shared.resolver.route(&self.server, &self.network).await;
-        let route: Arc<Route> = route.map_err(Failure)?;
-        let known = shared.peers.get(&self.server);
-        let tls = shared.trust.of(&self.server, known.as_deref());
-        let stream = self.network.connect(&route, tls).await;
-        Ok(Secured(TokioIo::new(stream.map_err(Failure)?)))
-    }
-}
-
-impl tower::Service<Uri> for Connector {
-    type Response = Secured;
-    type Error = Failure;
-    type Future = Pin<Box<dyn Future<Output = Result<Secured, Failure>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Uri) -> Self::Future {
-        Box::pin(self.clone().connect())
-    }
-}
-
-/// What failed, on its way through the library.
-#[derive(Debug)]
-struct Failure(Kind);
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl StdError for Failure {}
-
-/// A connection that says which version of HTTP was agreed on.
-struct Secured(TokioIo<TlsStream<TcpStream>>);
-
-impl Connection for Secured {
-    fn connected(&self) -> Connected {
-        let (_, tls) = self.0.inner().get_ref();
-        if tls.alpn_protocol() == Some(b"h2") {
-            Connected::new().negotiated_h2()
-        } else {
-            Connected::new()
-        }
-    }
-}
-
-impl hyper::rt::Read for Secured {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buffer)
-    }
-}
-
-impl hyper::rt::Write for Secured {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, slices)
-    }
-}
-
-/// What an error of the library comes from.
-fn kind_of(error: &(dyn StdError + 'static)) -> Kind {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(Failure(kind)) = error.downcast_ref() {
-            return kind.clone();
-        }
-        if let Some(error) = error.downcast_ref::<io::Error>()
-            && let kind @ Kind::Tls(_) = kind_of_io(error)
-        {
-            return kind;
-        }
-        cause = error.source();
-    }
-    Kind::Broken(words(error))
-}
-
-fn kind_of_io(error: &io::Error) -> Kind {
-    let tls = error
-        .get_ref()
-        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    match tls {
-        Some(tls) => Kind::Tls(explain(tls)),
-        None => Kind::Broken(error.to_string()),
-    }
-}
-
-/// An error with its causes, of which the last usually says most.
-fn words(error: &(dyn StdError + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    tame(&text, 300)
 }

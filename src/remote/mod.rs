@@ -4,7 +4,9 @@
 //! in memory.
 
 mod address;
+mod body;
 mod client;
+mod connection;
 mod dns;
 mod error;
 mod keys;

@@ -36,7 +36,8 @@ impl Office {
             .address
             .split_once("https://")
             .expect("it listens for other servers");
-        self.address = address.to_owned();
+        let address = address.to_owned();
+        self.address = address;
         self.node = Some(node);
     }
 
@@ -88,7 +89,7 @@ impl Office {
 fn two_nodes_become_peers_while_they_run() {
     let (a, mut b) = (Office::start("a.example"), Office::start("b.example"));
     assert!(a.good(&["list"]).contains("no peers yet"));
-    a.bad(&["test", "b.example"], "b.example was not found");
+    a.bad(&["test", "b.example"], "b.example is no peer");
 
     let code = a.invite();
     a.bad(&["accept", &code], "by this node itself");
@@ -139,4 +140,43 @@ fn commands_are_for_the_user_of_the_node() {
     assert_eq!(mode.mode() & 0o777, 0o600);
     office.stop();
     assert!(!socket.exists(), "it was left behind");
+}
+
+#[test]
+fn a_hangup_makes_a_node_read_its_certificate_again() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let issue = || {
+        let mut command = kontor(directory.path(), &["ca", "issue", "a.example"]);
+        assert_eq!(output(&mut command).0, Some(0));
+        // Where no authority lies, as on most nodes.
+        for file in ["a.example.pem", "a.example.key"] {
+            let issued = directory.path().join("ca/issued").join(file);
+            fs::copy(issued, directory.path().join(file)).expect("it was made");
+        }
+    };
+    output(&mut kontor(directory.path(), &["ca", "init"]));
+    issue();
+    let options = [
+        ("KONTOR_LISTEN__HTTPS", "127.0.0.1:0"),
+        ("KONTOR_LISTEN__TLS_CERTIFICATE", "a.example.pem"),
+        ("KONTOR_LISTEN__TLS_KEY", "a.example.key"),
+    ];
+    let node = Node::start_with(directory.path(), &options);
+    let log = || fs::read_to_string(directory.path().join("log")).expect("a log");
+    let taken = "the certificate of this node: the new file is in force";
+    assert!(!log().contains(taken));
+    issue();
+    let pid = node.child.id().to_string();
+    let told = std::process::Command::new("kill")
+        .args(["-HUP", &pid])
+        .status();
+    assert!(told.expect("kill runs").success());
+    for _ in 0..200 {
+        if log().contains(taken) {
+            assert_eq!(node.stop("-TERM").0, Some(0));
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    panic!("{}", log());
 }

@@ -135,7 +135,7 @@ async fn answers_are_compressed_only_for_servers_that_ask_for_it() {
     for (offer, path, body) in [
         ("identity", query, body.clone()),
         ("zstd", query, "{\"server_keys\":{}}".to_owned()),
-        ("zstd", "/_matrix/client/v3/login", "{}".repeat(1)),
+        ("zstd", "/_matrix/client/v3/login", "{}".to_owned()),
     ] {
         assert_eq!(ask(offer, path, body).await.0, None, "{offer} {path}");
     }

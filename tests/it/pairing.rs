@@ -3,13 +3,17 @@
 use http::{Method, StatusCode};
 use kontor::{
     config::{FederationMode, Peer},
-    protocol::pairing::{Invitation, PairRequest, Voucher},
+    protocol::{
+        pairing::{Invitation, PairRequest, Voucher},
+        server_keys::decode_key,
+    },
     service::peers::Step,
 };
 use ruma::{OwnedServerName, server_name};
 use serde_json::{Value, json};
 
 use crate::{
+    neighbour::Neighbour,
     server::{TestServer, ok, refused},
     several::{named, network, node_with, sound},
 };
@@ -204,6 +208,33 @@ async fn strangers_get_nothing_without_a_code() {
     refused(post(with(|_| ())).await, 403, "M_FORBIDDEN");
     assert_eq!(peers(&a), Vec::<OwnedServerName>::new());
     sound(&[&a]);
+}
+
+#[tokio::test]
+async fn a_code_lets_nobody_in_as_another() {
+    let server = TestServer::with(|config| config.server.name = named("localhost"));
+    let real = Neighbour::new(&server.lan, "c.example", 1);
+    server.register("alice").await;
+    let profile = "/_matrix/federation/v1/query/profile?user_id=@alice:localhost";
+    ok(real.get(&server, profile).await);
+    // Whoever was invited has put himself in the place of a server that is known.
+    let other = Neighbour::new(&server.lan, "c.example", 2);
+    let code = code(&server).await;
+    let ask = async |by: &Neighbour| {
+        let key = decode_key(by.key.public_base64()).expect("it is a key");
+        let request = PairRequest {
+            key,
+            ..request(&code, "c.example")
+        };
+        ok(server.anonymous().post(PAIR, json!(request)).await)
+    };
+    let answer = ask(&other).await;
+    let problem = answer["problem"].as_str().expect("it is refused");
+    assert!(problem.contains("known by other keys"), "{problem}");
+    assert_eq!(peers(&server), Vec::<OwnedServerName>::new());
+    let real = Neighbour::new(&server.lan, "c.example", 1);
+    assert_eq!(ask(&real).await["problem"], Value::Null);
+    assert_eq!(peers(&server), [named("c.example")]);
 }
 
 #[tokio::test]

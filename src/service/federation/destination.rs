@@ -70,10 +70,15 @@ pub(super) struct Destination {
     state: Mutex<State>,
 }
 
-/// What changes.
-pub(super) struct State {
+/// What the peer table says.
+struct Standing {
     is_peer: bool,
     schedule: Schedule,
+}
+
+/// What changes.
+pub(super) struct State {
+    standing: Standing,
     pub(super) row: DestinationRow,
     queue: VecDeque<Item>,
     /// Whether the queue holds everything after the cursor that is not in flight.
@@ -164,8 +169,7 @@ impl Destination {
             name,
             wake: Notify::new(),
             state: Mutex::new(State {
-                is_peer,
-                schedule,
+                standing: Standing { is_peer, schedule },
                 queued_to: row.cursor,
                 row,
                 queue: VecDeque::new(),
@@ -191,6 +195,7 @@ impl Destination {
         let row = &state.row;
         if row.failures > 0 {
             let next = state
+                .standing
                 .schedule
                 .next_try(row.failures, row.last_failure, jitter);
             state.next_try = Some(now + Duration::from_millis(next.saturating_sub(now_ms)));
@@ -213,7 +218,7 @@ impl Destination {
                 state.complete = false;
             }
         }
-        if state.is_peer && item.what != What::Receipt {
+        if state.standing.is_peer && item.what != What::Receipt {
             self.hasten(&mut state, now, PEER_NEWS);
         }
         !std::mem::replace(&mut state.running, true)
@@ -243,7 +248,7 @@ impl Destination {
     /// It has become a peer, or is none any more.
     pub(super) fn regard(&self, is_peer: bool, schedule: Schedule) {
         let mut state = self.state.lock();
-        (state.is_peer, state.schedule) = (is_peer, schedule);
+        state.standing = Standing { is_peer, schedule };
     }
 
     /// Tells it that we are there. True if a task has to be started.
@@ -379,7 +384,7 @@ impl Destination {
                 state.row.failures = state.row.failures.saturating_add(1);
                 state.row.last_failure = now_ms;
                 state.row.last_error = Some(problem);
-                let wait = state.schedule.wait(state.row.failures, jitter);
+                let wait = state.standing.schedule.wait(state.row.failures, jitter);
                 state.next_try = Some(now + wait.max(pause.unwrap_or_default()));
                 // The tables have it; a link may be down for weeks.
                 state.queue = VecDeque::new();

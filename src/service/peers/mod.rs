@@ -11,6 +11,7 @@ mod status;
 
 use std::sync::Arc;
 
+use http::StatusCode;
 use ruma::{OwnedServerName, ServerName};
 
 pub use self::{
@@ -85,7 +86,7 @@ impl Peers {
     pub async fn remove(&self, server: &ServerName) -> Result<()> {
         let parts = &self.parts;
         match parts.remote.peer(server) {
-            None => return Err(Error::not_found(&format!("The peer {server}"))),
+            None => return Err(no_peer(server)),
             Some(peer) if peer.is_configured => {
                 return Err(Error::invalid_param(format!(
                     "{server} is in the configuration file: remove its section there and start the node again"
@@ -123,4 +124,9 @@ impl Peers {
         tracing::info!(%server, %address, "is a peer now");
         Ok(())
     }
+}
+
+fn no_peer(server: &ServerName) -> Error {
+    let text = format!("{server} is no peer; `kontor peer list` says who is");
+    Error::api(StatusCode::NOT_FOUND, "M_NOT_FOUND", text)
 }

@@ -5,7 +5,7 @@ use ruma::{OwnedServerName, ServerName};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::{Peers, Report};
+use super::{Peers, Report, no_peer};
 use crate::{
     error::{Error, Result},
     protocol::{
@@ -125,6 +125,10 @@ impl Peers {
                 "Somebody else may be there, or the key was replaced since: make a new code.",
             ));
         }
+        if parts.keyring.contradicts(&server, &keys)? {
+            let advice = "If it was set up anew under its old name, nobody can tell it from somebody else: its rooms and users are those of before.";
+            return Ok(report.failed(another(&server), advice));
+        }
         report.good("it signs with the key that the code names");
         let request = PairRequest {
             secret: invitation.secret,
@@ -159,7 +163,7 @@ impl Peers {
     /// 403 for a code that is not or no longer good; 400 for a request that makes no sense; when the store fails.
     pub async fn pair(&self, request: PairRequest) -> Result<LookBack> {
         let parts = &self.parts;
-        self.must_be_on()?;
+        parts.keyring.admit_strangers()?;
         // Before anything that takes long or waits: strangers may ask.
         self.invitation(&request)?;
         let server = &request.server;
@@ -179,6 +183,8 @@ impl Peers {
                 "somebody else than {server} answers at {}",
                 request.address
             )),
+            // Whoever has a code is let in as himself, not in the place of another.
+            Ok(keys) if parts.keyring.contradicts(server, &keys)? => Some(another(server)),
             Ok(_) => None,
         };
         if problem.is_none() {
@@ -210,7 +216,7 @@ impl Peers {
         let remote = &self.parts.remote;
         self.must_be_on()?;
         let peer = remote.peer(server);
-        let peer = peer.ok_or_else(|| Error::not_found(&format!("The peer {server}")))?;
+        let peer = peer.ok_or_else(|| no_peer(server))?;
         let mut report = Report::about(server.to_owned());
         let keys = match remote.server_keys_as(server, &peer).await {
             Ok(keys) => keys,
@@ -313,7 +319,13 @@ impl Peers {
     }
 
     fn must_be_on(&self) -> Result<()> {
-        self.parts.keyring.admit_strangers()
+        if self.parts.remote.is_on() {
+            Ok(())
+        } else {
+            Err(Error::forbidden(
+                "federation.mode is \"off\"; set it to \"open\" or \"closed\" and start the node again",
+            ))
+        }
     }
 
     /// The row of the code that a request brings, if it may use it.
@@ -340,6 +352,10 @@ fn hash(secret: &[u8; 16]) -> [u8; 32] {
 fn signs_with(keys: &ServerKeys, key: &[u8; 32]) -> bool {
     let mut keys = keys.keys.values();
     keys.any(|known| known.expired.is_none() && known.key == *key)
+}
+
+fn another(server: &ServerName) -> String {
+    format!("{server} is known by other keys, none of which the node at this address has or had")
 }
 
 /// What failed, for the administrator of the node that is meant.
