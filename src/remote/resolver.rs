@@ -87,8 +87,15 @@ impl Resolver {
         let known = network.peers().get(server);
         let peer = known.as_ref().map(|known| &known.peer);
         let route = Arc::new(self.find(server, peer, network).await?);
-        let found = (self.clock.instant(), route.clone());
-        self.routes.insert(server.to_owned(), found);
+        // A server that has become a peer meanwhile is found in another way from now on.
+        let is_same = match (&known, &network.peers().get(server)) {
+            (Some(before), Some(now)) => Arc::ptr_eq(before, now),
+            (before, now) => before.is_none() && now.is_none(),
+        };
+        if is_same {
+            let found = (self.clock.instant(), route.clone());
+            self.routes.insert(server.to_owned(), found);
+        }
         Ok(route)
     }
 

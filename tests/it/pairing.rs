@@ -1,5 +1,7 @@
 //! Two nodes become peers with a code; what is wrong with a code or a request is refused, and nothing is half done.
 
+use std::time::Duration;
+
 use http::{Method, StatusCode};
 use kontor::{
     config::{FederationMode, Peer},
@@ -14,7 +16,8 @@ use serde_json::{Value, json};
 
 use crate::{
     neighbour::Neighbour,
-    server::{TestServer, ok, refused},
+    room::Room,
+    server::{Client, TestServer, ok, refused},
     several::{named, network, node_with, sound},
 };
 
@@ -128,15 +131,89 @@ async fn what_is_wrong_between_two_nodes_is_told_and_changes_nothing() {
             .await
             .contains("does not reach this one at b.example")
     );
-    b.clock.advance(std::time::Duration::from_hours(2));
+    b.clock.advance(Duration::from_hours(2));
     assert!(try_it().await.contains("expired"));
+}
+
+/// Long enough for everything that does not wait for the clock.
+async fn rest() {
+    tokio::time::sleep(Duration::from_millis(60)).await;
+}
+
+/// Whether a user is shown a message; tried for a while.
+async fn sees(who: &Client, room: &Room, text: &str) -> bool {
+    for _ in 0..100 {
+        let page = ok(room.get(who, "messages?dir=b&limit=5").await);
+        if page.to_string().contains(text) {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    false
+}
+
+#[tokio::test]
+async fn a_server_that_becomes_a_peer_is_tried_as_one() {
+    let lan = network();
+    let (a, b) = (
+        node_with(&lan, "a.example", |_| ()),
+        node_with(&lan, "b.example", |_| ()),
+    );
+    let (alice, bob) = (a.register("alice").await, b.register("bob").await);
+    let room = Room::new(&alice, "public").await;
+    let join = format!("/_matrix/client/v3/join/{}?server_name=a.example", room.0);
+    ok(bob.post(&join, json!({})).await);
+    let link = |up| lan.set_link(&named("a.example"), &named("b.example"), up);
+    let fail_for_hours = async |step: Duration| {
+        link(false);
+        for _ in 0..14 {
+            rest().await;
+            a.clock.advance(step);
+        }
+        rest().await;
+        link(true);
+    };
+    room.say(&alice, "before").await;
+    assert!(sees(&bob, &room, "before").await);
+    link(false);
+    room.say(&alice, "first").await;
+    fail_for_hours(Duration::from_hours(1)).await;
+    // It would be left alone for an hour, but for the pairing.
+    let code = code(&b).await;
+    let report = a
+        .services
+        .peers
+        .accept(&code, None)
+        .await
+        .expect("no error");
+    // The clock of this test is hours ahead of the code.
+    assert!(!report.is_good(), "{report:?}");
+    b.clock.advance(Duration::from_hours(14));
+    let code = self::code(&b).await;
+    let report = a
+        .services
+        .peers
+        .accept(&code, None)
+        .await
+        .expect("no error");
+    assert!(report.is_good(), "{report:?}");
+    assert!(sees(&bob, &room, "first").await);
+
+    link(false);
+    room.say(&alice, "second").await;
+    fail_for_hours(Duration::from_mins(1)).await;
+    a.clock.advance(Duration::from_mins(1));
+    assert!(
+        sees(&bob, &room, "second").await,
+        "a peer waits a minute at most"
+    );
 }
 
 #[tokio::test]
 async fn clocks_that_differ_are_mentioned() {
     let lan = network();
     let (a, b) = (closed(&lan, "a.example"), closed(&lan, "b.example"));
-    b.clock.advance(std::time::Duration::from_mins(5));
+    b.clock.advance(Duration::from_mins(5));
     let code = code(&a).await;
     let report = b
         .services
@@ -204,7 +281,7 @@ async fn strangers_get_nothing_without_a_code() {
             .is_some_and(|it| it.contains("somebody else")),
         "{answer}"
     );
-    a.clock.advance(std::time::Duration::from_hours(2));
+    a.clock.advance(Duration::from_hours(2));
     refused(post(with(|_| ())).await, 403, "M_FORBIDDEN");
     assert_eq!(peers(&a), Vec::<OwnedServerName>::new());
     sound(&[&a]);
