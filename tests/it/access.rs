@@ -39,6 +39,8 @@ everybody POST   -                                /_matrix/key/v2/query
 servers   GET    -                                /_matrix/federation/v1/make_join/{room_id}/{user_id}
 servers   GET    -                                /_matrix/federation/v1/make_knock/{room_id}/{user_id}
 servers   GET    -                                /_matrix/federation/v1/make_leave/{room_id}/{user_id}
+servers   GET    -                                /_matrix/federation/v1/publicRooms
+servers   POST   -                                /_matrix/federation/v1/publicRooms
 servers   GET    -                                /_matrix/federation/v1/query/directory
 servers   GET    -                                /_matrix/federation/v1/query/profile
 servers   PUT    -                                /_matrix/federation/v1/invite/{room_id}/{event_id}
@@ -102,6 +104,14 @@ users     PUT    r0,v3                            user/{user_id}/rooms/{room_id}
 users     DELETE r0,v3                            user/{user_id}/rooms/{room_id}/tags/{tag}
 
 users     POST   r0,v3                            createRoom
+everybody GET    r0,v3                            directory/list/room/{room_id}
+users     PUT    r0,v3                            directory/list/room/{room_id}
+everybody GET    r0,v3                            directory/room/{room_alias}
+users     PUT    r0,v3                            directory/room/{room_alias}
+users     DELETE r0,v3                            directory/room/{room_alias}
+everybody GET    r0,v3                            publicRooms
+guests    POST   r0,v3                            publicRooms
+guests    GET    unstable/org.matrix.msc2432,r0,v3 rooms/{room_id}/aliases
 guests    POST   r0,v3                            join/{room_id_or_alias}
 guests    GET    r0,v3                            joined_rooms
 users     POST   unstable/xyz.amorgan.knock,v3    knock/{room_id_or_alias}
@@ -175,6 +185,7 @@ fn filled_in(path: &str, user_id: &str) -> String {
     let filled = path
         .replace("{user_id}", user_id)
         .replace("{room_id}", "!nowhere:localhost")
+        .replace("{room_alias}", "%23nowhere:localhost")
         .replace("{room_id_or_alias}", "!nowhere:localhost")
         .replace("{event_id}", "$nothing")
         .replace("{event_type}", "m.room.topic")

@@ -6,11 +6,13 @@
 mod access;
 mod account_data;
 mod account_management;
+mod aliases;
 mod backfill;
 mod coming_and_going;
 mod concurrency;
 mod creation;
 mod devices;
+mod directory;
 mod discovery;
 mod elsewhere;
 mod events;

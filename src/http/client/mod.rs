@@ -3,6 +3,7 @@
 mod account;
 mod account_data;
 mod devices;
+mod directory;
 mod discovery;
 mod events;
 mod filters;
@@ -19,6 +20,7 @@ mod state;
 mod sync;
 mod typing;
 
+pub(super) use self::directory::listing;
 use super::routes::Routes;
 
 pub(super) fn routes(routes: Routes) -> Routes {
@@ -32,6 +34,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
     let routes = push_rules::routes(routes);
     let routes = filters::routes(routes);
     let routes = membership::routes(routes);
+    let routes = directory::routes(routes);
     let routes = send::routes(routes);
     let routes = events::routes(routes);
     let routes = state::routes(routes);

@@ -1,5 +1,6 @@
 //! The server-server API, one file per section of the specification.
 
+mod directory;
 mod events;
 mod handshake;
 mod keys;
@@ -15,5 +16,6 @@ pub(super) fn routes(routes: Routes) -> Routes {
     let routes = handshake::routes(routes);
     let routes = transactions::routes(routes);
     let routes = events::routes(routes);
+    let routes = directory::routes(routes);
     query::routes(routes)
 }

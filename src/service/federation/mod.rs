@@ -4,6 +4,7 @@
 mod backfill;
 mod courier;
 mod destination;
+mod directory;
 mod edus;
 mod fetch;
 mod handshake;

@@ -1,5 +1,6 @@
 //! Use cases that begin, enter, leave and moderate rooms.
 
+mod aliases;
 mod create;
 mod everywhere;
 mod membership;

@@ -1,6 +1,7 @@
 //! Rooms and their events: the only place that writes them.
 
 mod append;
+mod directory;
 mod enter;
 mod gaps;
 mod handshake;
@@ -14,6 +15,7 @@ mod restricted;
 mod serve;
 mod servers;
 mod state;
+mod summary;
 #[cfg(test)]
 pub(crate) mod testing;
 mod timeline;
@@ -26,6 +28,7 @@ use ruma::{OwnedServerName, RoomVersionId, ServerName};
 
 pub use self::{
     append::{NewEvent, Run, Transaction},
+    directory::{Listed, Listing},
     enter::Entered,
     gaps::{Filled, Gap, connected},
     handshake::Told,
@@ -36,11 +39,12 @@ pub use self::{
     restricted::Door,
     serve::{Guest, MAX_BACKFILL, MAX_MISSING_EVENTS, StateBefore},
     state::Members,
+    summary::{Stranger, Summary},
     timeline::{MAX_PAGE, Page, Slice},
     unplaced::Unplaced,
     visibility::{Reach, Seen, Sight},
 };
-use self::{head::Heads, read::Events, resolution::Resolutions, serve::Acls};
+use self::{directory::Directory, head::Heads, read::Events, resolution::Resolutions, serve::Acls};
 use super::keyring::Keyring;
 use crate::{
     clock::{Clock, Entropy},
@@ -60,6 +64,7 @@ pub struct Rooms {
     events: Events,
     resolutions: Resolutions,
     acls: Acls,
+    directory: Directory,
     default_version: RoomVersionId,
     server_name: OwnedServerName,
     server: ServerNid,
@@ -80,6 +85,7 @@ impl Rooms {
             default_version: config.server.default_room_version.clone(),
             resolutions: Resolutions::default(),
             acls: Acls::default(),
+            directory: Directory::default(),
             server_name: keyring.name().to_owned(),
             server: store.server_nid(keyring.name())?,
             store,

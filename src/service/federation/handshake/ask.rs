@@ -67,7 +67,10 @@ impl Filled {
 }
 
 /// An answer that can not be used, as the failure of the server that gave it.
-pub(super) fn nonsense(server: &ServerName, problem: impl ToString) -> Error {
+pub(in crate::service::federation) fn nonsense(
+    server: &ServerName,
+    problem: impl ToString,
+) -> Error {
     let kind = Kind::BadAnswer(problem.to_string());
     Error::Remote(kind.of(server))
 }

@@ -1,0 +1,33 @@
+//! "Public Room Directory".
+
+use std::sync::Arc;
+
+use ruma::api::federation::directory::{get_public_rooms, get_public_rooms_filtered};
+
+use crate::{
+    error::Result,
+    http::{client::listing, extract::Ruma, respond::Json, routes::Routes},
+    service::{Services, rooms::Listing},
+};
+
+pub(super) fn routes(routes: Routes) -> Routes {
+    routes.on(public_rooms).on(search)
+}
+
+async fn public_rooms(
+    services: Arc<Services>,
+    Ruma { request, .. }: Ruma<get_public_rooms::v1::Request>,
+) -> Result<Json> {
+    let page = (request.limit.map(u64::from), request.since);
+    let listing: Listing = listing(page, Default::default(), &request.room_network);
+    Json::of(&services.lifecycle.public_rooms(None, listing).await?)
+}
+
+async fn search(
+    services: Arc<Services>,
+    Ruma { request, .. }: Ruma<get_public_rooms_filtered::v1::Request>,
+) -> Result<Json> {
+    let page = (request.limit.map(u64::from), request.since);
+    let listing = listing(page, request.filter, &request.room_network);
+    Json::of(&services.lifecycle.public_rooms(None, listing).await?)
+}
