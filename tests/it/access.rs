@@ -6,13 +6,15 @@ use http::{Method, StatusCode};
 use kontor::config::Secret;
 use serde_json::{Value, json};
 
-use self::Access::{Everybody, Guests, Servers, Users};
+use self::Access::{Either, Everybody, Guests, Servers, Users};
 use crate::server::{Client, TestServer, ok};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Access {
     /// No token is needed, and one that is sent along does not matter.
     Everybody,
+    /// Everybody, but a token that is sent along must be one.
+    Either,
     /// Whoever has a token, also a guest. See "Guest access".
     Guests,
     /// Whoever has a token and is no guest.
@@ -39,6 +41,7 @@ everybody POST   -                                /_matrix/key/v2/query
 servers   GET    -                                /_matrix/federation/v1/make_join/{room_id}/{user_id}
 servers   GET    -                                /_matrix/federation/v1/make_knock/{room_id}/{user_id}
 servers   GET    -                                /_matrix/federation/v1/make_leave/{room_id}/{user_id}
+servers   GET    -                                /_matrix/federation/v1/hierarchy/{room_id}
 servers   GET    -                                /_matrix/federation/v1/publicRooms
 servers   POST   -                                /_matrix/federation/v1/publicRooms
 servers   GET    -                                /_matrix/federation/v1/query/directory
@@ -56,6 +59,7 @@ servers   GET    -                                /_matrix/federation/v1/state/{
 servers   GET    -                                /_matrix/federation/v1/state_ids/{room_id}
 servers   GET    -                                /_matrix/federation/v1/event_auth/{room_id}/{event_id}
 servers   GET    -                                /_matrix/federation/v1/backfill/{room_id}
+servers   GET    -                                /_matrix/federation/v1/timestamp_to_event/{room_id}
 servers   POST   -                                /_matrix/federation/v1/get_missing_events/{room_id}
 
 guests    GET    r0,v3                            account/whoami
@@ -110,6 +114,9 @@ everybody GET    r0,v3                            directory/room/{room_alias}
 users     PUT    r0,v3                            directory/room/{room_alias}
 users     DELETE r0,v3                            directory/room/{room_alias}
 everybody GET    r0,v3                            publicRooms
+either    GET    v1                               room_summary/{room_id_or_alias}
+either    GET    unstable/im.nheko.summary        rooms/{room_id_or_alias}/summary
+guests    GET    unstable/org.matrix.msc2946,v1   rooms/{room_id}/hierarchy
 guests    POST   r0,v3                            publicRooms
 guests    GET    unstable/org.matrix.msc2432,r0,v3 rooms/{room_id}/aliases
 guests    POST   r0,v3                            join/{room_id_or_alias}
@@ -140,6 +147,7 @@ guests    GET    v3                               rooms/{room_id}/state/{event_t
 guests    PUT    v3                               rooms/{room_id}/state/{event_type}/
 guests    GET    r0,v3                            rooms/{room_id}/state/{event_type}/{state_key}
 guests    PUT    r0,v3                            rooms/{room_id}/state/{event_type}/{state_key}
+guests    GET    unstable/org.matrix.msc3030,v1   rooms/{room_id}/timestamp_to_event
 users     PUT    r0,v3                            rooms/{room_id}/typing/{user_id}
 users     POST   r0,v3                            rooms/{room_id}/unban
 guests    GET    r0,v3                            sync
@@ -155,6 +163,7 @@ fn table() -> Vec<(Method, String, Access)> {
         };
         let access = match access {
             "everybody" => Everybody,
+            "either" => Either,
             "guests" => Guests,
             "users" => Users,
             "servers" => Servers,
@@ -282,7 +291,7 @@ async fn without_a_token_only_what_is_for_everybody_answers() {
     everywhere(
         async || nobody.clone(),
         |access, status, errcode| match access {
-            Everybody => !about_the_token(errcode),
+            Everybody | Either => !about_the_token(errcode),
             Guests | Users => (status, errcode) == (StatusCode::UNAUTHORIZED, "M_MISSING_TOKEN"),
             Servers => unsigned(status, errcode),
         },
@@ -299,7 +308,9 @@ async fn a_wrong_token_is_refused_wherever_one_is_needed() {
         async || stranger.clone(),
         |access, status, errcode| match access {
             Everybody => !about_the_token(errcode),
-            Guests | Users => (status, errcode) == (StatusCode::UNAUTHORIZED, "M_UNKNOWN_TOKEN"),
+            Either | Guests | Users => {
+                (status, errcode) == (StatusCode::UNAUTHORIZED, "M_UNKNOWN_TOKEN")
+            }
             Servers => unsigned(status, errcode),
         },
     )
@@ -315,7 +326,9 @@ async fn guests_are_let_in_only_where_the_table_says_so() {
         server.client(&ok(server.anonymous().post(path, json!({})).await))
     };
     everywhere(guest, |access, status, errcode| match access {
-        Everybody | Guests => !about_the_token(errcode) && errcode != "M_GUEST_ACCESS_FORBIDDEN",
+        Everybody | Either | Guests => {
+            !about_the_token(errcode) && errcode != "M_GUEST_ACCESS_FORBIDDEN"
+        }
         Users => (status, errcode) == (StatusCode::FORBIDDEN, "M_GUEST_ACCESS_FORBIDDEN"),
         Servers => unsigned(status, errcode),
     })

@@ -16,6 +16,7 @@ mod registration;
 mod relations;
 mod send;
 mod session;
+mod spaces;
 mod state;
 mod sync;
 mod typing;
@@ -35,6 +36,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
     let routes = filters::routes(routes);
     let routes = membership::routes(routes);
     let routes = directory::routes(routes);
+    let routes = spaces::routes(routes);
     let routes = send::routes(routes);
     let routes = events::routes(routes);
     let routes = state::routes(routes);

@@ -1,8 +1,11 @@
-//! "Public Room Directory".
+//! "Public Room Directory" and "Spaces".
 
 use std::sync::Arc;
 
-use ruma::api::federation::directory::{get_public_rooms, get_public_rooms_filtered};
+use ruma::api::federation::{
+    directory::{get_public_rooms, get_public_rooms_filtered},
+    space::get_hierarchy,
+};
 
 use crate::{
     error::Result,
@@ -11,7 +14,20 @@ use crate::{
 };
 
 pub(super) fn routes(routes: Routes) -> Routes {
-    routes.on(public_rooms).on(search)
+    routes.on(public_rooms).on(search).on(hierarchy)
+}
+
+async fn hierarchy(
+    services: Arc<Services>,
+    Ruma {
+        request, requester, ..
+    }: Ruma<get_hierarchy::v1::Request>,
+) -> Result<Json> {
+    let answer =
+        services
+            .federation
+            .hierarchy(&requester.server, request.room_id, request.suggested_only);
+    answer.await.map(Json)
 }
 
 async fn public_rooms(

@@ -160,7 +160,7 @@ impl Federation {
     }
 
     /// Some servers of a room: peers first, and those last that cannot be reached.
-    fn whom_to_ask(&self, servers: &[OwnedServerName]) -> Vec<OwnedServerName> {
+    pub(super) fn whom_to_ask(&self, servers: &[OwnedServerName]) -> Vec<OwnedServerName> {
         let parts = &self.0;
         let mut all: Vec<_> = servers
             .iter()

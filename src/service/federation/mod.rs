@@ -2,6 +2,7 @@
 //! which knows no rooms.
 
 mod backfill;
+mod by_time;
 mod courier;
 mod destination;
 mod directory;
@@ -12,6 +13,7 @@ mod inbox;
 mod ingest;
 mod outbox;
 mod serve;
+mod spaces;
 mod transaction;
 mod transactions;
 mod verify;
@@ -25,6 +27,7 @@ use self::{backfill::Filling, outbox::Outbox};
 pub use self::{
     handshake::{Handshakes, Wish},
     inbox::Inbox,
+    spaces::{Node, Told, ToldRooms},
     transactions::Transaction,
     waiting::DestinationStatus,
 };
@@ -60,6 +63,8 @@ pub struct Parts {
     pub rooms: Arc<Rooms>,
     /// Local accounts.
     pub accounts: Arc<Accounts>,
+    /// What other servers have told of rooms.
+    pub told_rooms: ToldRooms,
     /// Who enters and leaves rooms now.
     pub handshakes: Handshakes,
     /// Who is typing.

@@ -6,6 +6,7 @@ mod everywhere;
 mod membership;
 mod remote;
 mod send;
+mod spaces;
 
 use std::sync::Arc;
 
@@ -18,6 +19,8 @@ use ruma::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, value::RawValue};
 
+use self::spaces::Walks;
+pub use self::spaces::{Branch, RoomSummary, Tree};
 use super::{
     accounts::Accounts,
     federation::Federation,
@@ -37,6 +40,7 @@ pub struct Lifecycle {
     accounts: Arc<Accounts>,
     federation: Federation,
     limits: Limits,
+    walks: Walks,
     /// Held from looking whether an alias is free until it is taken.
     aliases: Mutex<()>,
 }
@@ -56,6 +60,7 @@ impl Lifecycle {
             accounts,
             federation,
             limits,
+            walks: Walks::default(),
             aliases: Mutex::new(()),
         }
     }

@@ -1,6 +1,7 @@
 //! Rooms and their events: the only place that writes them.
 
 mod append;
+mod by_time;
 mod directory;
 mod enter;
 mod gaps;
@@ -28,6 +29,7 @@ use ruma::{OwnedServerName, RoomVersionId, ServerName};
 
 pub use self::{
     append::{NewEvent, Run, Transaction},
+    by_time::{AtTime, When},
     directory::{Listed, Listing},
     enter::Entered,
     gaps::{Filled, Gap, connected},
@@ -39,7 +41,7 @@ pub use self::{
     restricted::Door,
     serve::{Guest, MAX_BACKFILL, MAX_MISSING_EVENTS, StateBefore},
     state::Members,
-    summary::{Stranger, Summary},
+    summary::{Child, Stranger, Summary},
     timeline::{MAX_PAGE, Page, Slice},
     unplaced::Unplaced,
     visibility::{Reach, Seen, Sight},

@@ -273,6 +273,29 @@ impl Child {
         .filter(|child| !child.via.is_empty())
     }
 
+    /// Reads a stripped child event as another server has told it.
+    pub fn told(json: Box<RawValue>) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Stripped {
+            #[serde(rename = "type")]
+            event_type: String,
+            state_key: String,
+            #[serde(default)]
+            origin_server_ts: u64,
+        }
+        let event: Stripped = serde_json::from_str(json.get()).ok()?;
+        let is_child = event.event_type == "m.space.child";
+        is_child
+            .then(|| {
+                Self::read(
+                    &event.state_key,
+                    json.get().to_owned(),
+                    event.origin_server_ts,
+                )
+            })
+            .flatten()
+    }
+
     /// See "Ordering of children within a space".
     pub fn cmp_order(&self, other: &Self) -> std::cmp::Ordering {
         let key = |child: &Self| (child.order.is_none(), child.order.clone(), child.ts);

@@ -373,7 +373,7 @@ impl Federation {
 }
 
 /// Percent-encodes a part of a path.
-fn encoded(text: &str) -> String {
+pub(in crate::service::federation) fn encoded(text: &str) -> String {
     let mut out = String::with_capacity(text.len() * 3);
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
