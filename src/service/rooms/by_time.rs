@@ -141,7 +141,8 @@ impl Rooms {
         };
         let mut high = last + 1;
         while low < high {
-            let middle = low.midpoint(high);
+            // Rounded down, so that every round makes the span smaller.
+            let middle = low.saturating_add(high.saturating_sub(low) / 2);
             let bounds = (
                 Bound::Included((room, middle)),
                 Bound::Excluded((room, high)),
