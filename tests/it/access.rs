@@ -150,6 +150,7 @@ guests    PUT    r0,v3                            rooms/{room_id}/state/{event_t
 guests    GET    unstable/org.matrix.msc3030,v1   rooms/{room_id}/timestamp_to_event
 users     PUT    r0,v3                            rooms/{room_id}/typing/{user_id}
 users     POST   r0,v3                            rooms/{room_id}/unban
+users     POST   r0,v3                            rooms/{room_id}/upgrade
 guests    GET    r0,v3                            sync
 ";
 

@@ -57,3 +57,4 @@ mod two_nodes;
 mod typing;
 mod uia;
 mod unread;
+mod upgrade;

@@ -5,6 +5,7 @@ mod deactivate;
 mod devices;
 mod filters;
 mod login;
+mod moved;
 mod password;
 mod profile;
 mod push_rules;

@@ -351,7 +351,7 @@ pub(super) fn put_alias(batch: &mut Batch<'_>, alias: &RoomAliasId, row: &AliasR
 }
 
 /// Removes an alias.
-fn drop_alias(batch: &mut Batch<'_>, alias: &RoomAliasId, room: RoomNid) {
+pub(super) fn drop_alias(batch: &mut Batch<'_>, alias: &RoomAliasId, room: RoomNid) {
     ALIASES.delete(batch, &(alias.as_str(),));
     ROOM_ALIASES.delete(batch, &(room, alias.as_str()));
 }

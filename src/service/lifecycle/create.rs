@@ -140,6 +140,7 @@ impl Lifecycle {
         drop(taken);
         drop(room);
         self.settle().await?;
+        self.bring_settings(requester, &id).await?;
         self.invite_afar(creator, &id, &request).await?;
         Ok(id)
     }

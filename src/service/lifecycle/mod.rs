@@ -7,6 +7,7 @@ mod membership;
 mod remote;
 mod send;
 mod spaces;
+mod upgrade;
 
 use std::sync::Arc;
 

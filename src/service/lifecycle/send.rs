@@ -102,8 +102,13 @@ impl Lifecycle {
         if event_type == StateEventType::RoomCanonicalAlias && state_key.is_empty() {
             self.check_remote_aliases(requester, room, &content).await?;
         }
+        let is_end = event_type == StateEventType::RoomTombstone && state_key.is_empty();
         let event = NewEvent::state(&requester.user_id, event_type, state_key, content);
-        self.send(requester, room, event).await
+        let id = self.send(requester, room, event).await?;
+        if is_end {
+            self.move_all_settings(room).await?;
+        }
+        Ok(id)
     }
 
     async fn send(
