@@ -38,6 +38,9 @@ everybody GET    -                                /_matrix/key/v2/server/{key_id
 everybody GET    -                                /_matrix/key/v2/query/{server_name}
 everybody GET    -                                /_matrix/key/v2/query/{server_name}/{key_id}
 everybody POST   -                                /_matrix/key/v2/query
+openid    GET    -                                /_matrix/federation/v1/openid/userinfo
+everybody PUT    -                                /_matrix/federation/v1/3pid/onbind
+servers   PUT    -                                /_matrix/federation/v1/exchange_third_party_invite/{room_id}
 servers   GET    -                                /_matrix/federation/v1/make_join/{room_id}/{user_id}
 servers   GET    -                                /_matrix/federation/v1/make_knock/{room_id}/{user_id}
 servers   GET    -                                /_matrix/federation/v1/make_leave/{room_id}/{user_id}
@@ -104,6 +107,7 @@ guests    GET    r0,v3                            user/{user_id}/filter/{filter_
 users     GET    r0,v3                            user/{user_id}/rooms/{room_id}/account_data/{event_type}
 users     PUT    r0,v3                            user/{user_id}/rooms/{room_id}/account_data/{event_type}
 users     GET    r0,v3                            user/{user_id}/rooms/{room_id}/tags
+users     POST   r0,v3                            user/{user_id}/openid/request_token
 users     PUT    r0,v3                            user/{user_id}/rooms/{room_id}/tags/{tag}
 users     DELETE r0,v3                            user/{user_id}/rooms/{room_id}/tags/{tag}
 

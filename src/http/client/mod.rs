@@ -8,6 +8,7 @@ mod discovery;
 mod events;
 mod filters;
 mod membership;
+mod openid;
 mod presence;
 mod profile;
 mod push_rules;
@@ -30,6 +31,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
     let routes = registration::routes(routes);
     let routes = account::routes(routes);
     let routes = devices::routes(routes);
+    let routes = openid::routes(routes);
     let routes = profile::routes(routes);
     let routes = account_data::routes(routes);
     let routes = push_rules::routes(routes);

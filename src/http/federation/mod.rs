@@ -4,7 +4,9 @@ mod directory;
 mod events;
 mod handshake;
 mod keys;
+mod openid;
 mod query;
+mod third_party;
 mod transactions;
 mod version;
 
@@ -17,5 +19,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
     let routes = transactions::routes(routes);
     let routes = events::routes(routes);
     let routes = directory::routes(routes);
+    let routes = openid::routes(routes);
+    let routes = third_party::routes(routes);
     query::routes(routes)
 }

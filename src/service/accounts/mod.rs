@@ -6,6 +6,7 @@ mod devices;
 mod filters;
 mod login;
 mod moved;
+mod openid;
 mod password;
 mod profile;
 mod push_rules;

@@ -14,6 +14,7 @@ mod ingest;
 mod outbox;
 mod serve;
 mod spaces;
+mod third_party;
 mod transaction;
 mod transactions;
 mod verify;

@@ -7,6 +7,7 @@ mod membership;
 mod remote;
 mod send;
 mod spaces;
+mod third_party;
 mod upgrade;
 
 use std::sync::Arc;
@@ -21,7 +22,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, value::RawValue};
 
 use self::spaces::Walks;
-pub use self::spaces::{Branch, RoomSummary, Tree};
+pub use self::{
+    spaces::{Branch, RoomSummary, Tree},
+    third_party::Bound,
+};
 use super::{
     accounts::Accounts,
     federation::Federation,
