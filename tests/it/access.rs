@@ -6,7 +6,7 @@ use http::{Method, StatusCode};
 use kontor::config::Secret;
 use serde_json::{Value, json};
 
-use self::Access::{Either, Everybody, Guests, Servers, Users};
+use self::Access::{Either, Everybody, Guests, OpenId, Servers, Users};
 use crate::server::{Client, TestServer, ok};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +19,8 @@ enum Access {
     Guests,
     /// Whoever has a token and is no guest.
     Users,
+    /// Whoever shows an OpenID token in the query; no other token is looked at.
+    OpenId,
     /// Other servers, by the signature of the request; no token opens it. See "Request Authentication".
     Servers,
 }
@@ -171,6 +173,7 @@ fn table() -> Vec<(Method, String, Access)> {
             "either" => Either,
             "guests" => Guests,
             "users" => Users,
+            "openid" => OpenId,
             "servers" => Servers,
             other => panic!("no access: {other}"),
         };
@@ -288,6 +291,11 @@ fn unsigned(status: StatusCode, errcode: &str) -> bool {
     (status, errcode) == (StatusCode::UNAUTHORIZED, "M_UNAUTHORIZED")
 }
 
+/// Whether an error says that the token in the query is missing.
+fn untold(status: StatusCode, errcode: &str) -> bool {
+    (status, errcode) == (StatusCode::UNAUTHORIZED, "M_MISSING_TOKEN")
+}
+
 #[tokio::test]
 async fn without_a_token_only_what_is_for_everybody_answers() {
     let server = server();
@@ -299,6 +307,7 @@ async fn without_a_token_only_what_is_for_everybody_answers() {
             Everybody | Either => !about_the_token(errcode),
             Guests | Users => (status, errcode) == (StatusCode::UNAUTHORIZED, "M_MISSING_TOKEN"),
             Servers => unsigned(status, errcode),
+            OpenId => untold(status, errcode),
         },
     )
     .await;
@@ -317,6 +326,7 @@ async fn a_wrong_token_is_refused_wherever_one_is_needed() {
                 (status, errcode) == (StatusCode::UNAUTHORIZED, "M_UNKNOWN_TOKEN")
             }
             Servers => unsigned(status, errcode),
+            OpenId => untold(status, errcode),
         },
     )
     .await;
@@ -336,6 +346,7 @@ async fn guests_are_let_in_only_where_the_table_says_so() {
         }
         Users => (status, errcode) == (StatusCode::FORBIDDEN, "M_GUEST_ACCESS_FORBIDDEN"),
         Servers => unsigned(status, errcode),
+        OpenId => untold(status, errcode),
     })
     .await;
 }
@@ -350,6 +361,7 @@ async fn users_are_let_in_everywhere() {
     };
     everywhere(user, |access, status, errcode| match access {
         Servers => unsigned(status, errcode),
+        OpenId => untold(status, errcode),
         _ => !about_the_token(errcode) && errcode != "M_GUEST_ACCESS_FORBIDDEN",
     })
     .await;
