@@ -2,15 +2,18 @@
 
 use std::sync::Arc;
 
-use ruma::api::federation::{
-    directory::{get_public_rooms, get_public_rooms_filtered},
-    space::get_hierarchy,
+use ruma::{
+    api::federation::{
+        directory::{get_public_rooms, get_public_rooms_filtered},
+        space::get_hierarchy,
+    },
+    directory::Filter,
 };
 
 use crate::{
     error::Result,
     http::{client::listing, extract::Ruma, respond::Json, routes::Routes},
-    service::{Services, rooms::Listing},
+    service::Services,
 };
 
 pub(super) fn routes(routes: Routes) -> Routes {
@@ -35,7 +38,7 @@ async fn public_rooms(
     Ruma { request, .. }: Ruma<get_public_rooms::v1::Request>,
 ) -> Result<Json> {
     let page = (request.limit.map(u64::from), request.since);
-    let listing: Listing = listing(page, Default::default(), &request.room_network);
+    let listing = listing(page, Filter::default(), &request.room_network);
     Json::of(&services.lifecycle.public_rooms(None, listing).await?)
 }
 

@@ -231,7 +231,7 @@ fn read(server: &ServerName, room: &RoomId, body: &[u8], suggested_only: bool) -
     }
     let state: State = serde_json::from_str(body.room.get()).map_err(|e| nonsense(server, e))?;
     let told = state.children_state.into_iter();
-    let mut children: Vec<Child> = told.filter_map(Child::told).collect();
+    let mut children: Vec<Child> = told.filter_map(|json| Child::told(&json)).collect();
     children.retain(|child| child.suggested || !suggested_only);
     children.sort_by(Child::cmp_order);
     let named: HashSet<&RoomId> = children.iter().map(|child| &*child.room).collect();

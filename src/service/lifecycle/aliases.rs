@@ -101,10 +101,10 @@ impl Lifecycle {
         let row = ALIASES.get(&self.store.latest(), &key)?;
         let row = row.ok_or_else(missing)?;
         let room = self.store.room_id(row.room)?;
-        let mut guard = match ROOM_HEADS.contains(&self.store.latest(), &(row.room,))? {
-            true => Some(self.rooms.lock(&room).await?),
-            false => None,
-        };
+        let mut guard = None;
+        if ROOM_HEADS.contains(&self.store.latest(), &(row.room,))? {
+            guard = Some(self.rooms.lock(&room).await?);
+        }
         let taken = self.aliases.lock();
         // It may have gone, or moved to another room, meanwhile.
         let now = ALIASES.get(&self.store.latest(), &key)?;
@@ -188,9 +188,10 @@ impl Lifecycle {
         room: &RoomId,
         listed: bool,
     ) -> Result<()> {
-        let mut guard = match requester.admin {
-            true => self.rooms.lock(room).await?,
-            false => self.rooms.lock_for(requester, room).await?,
+        let mut guard = if requester.admin {
+            self.rooms.lock(room).await?
+        } else {
+            self.rooms.lock_for(requester, room).await?
         };
         let head = guard.head();
         if !requester.admin && !self.may_name(requester, head)? {

@@ -87,21 +87,21 @@ impl Lifecycle {
             return Err(Error::forbidden("You may not replace this room"));
         }
         let rules = version::rules(to).map(|rules| &rules.authorization);
-        let is_one_named = creators.len() <= MOST_CREATORS;
         let named = rules.is_some_and(|rules| rules.additional_room_creators);
-        if named && !is_one_named {
+        let creators: Vec<&UserId> = if named {
+            creators
+                .iter()
+                .map(|c| &**c)
+                .filter(|c| *c != user)
+                .collect()
+        } else {
+            Vec::new()
+        };
+        if creators.len() > MOST_CREATORS {
             return Err(Error::invalid_param(format!(
                 "At most {MOST_CREATORS} creators can be named"
             )));
         }
-        let creators: Vec<&UserId> = match named {
-            true => creators
-                .iter()
-                .map(|c| &**c)
-                .filter(|c| *c != user)
-                .collect(),
-            false => Vec::new(),
-        };
         let copied = self.copied(head)?;
         let creation = creation(head, &copied, rules, &creators)?;
         let (mut new, create) = self.rooms.begin(user, to, creation).await?;

@@ -274,7 +274,7 @@ impl Child {
     }
 
     /// Reads a stripped child event as another server has told it.
-    pub fn told(json: Box<RawValue>) -> Option<Self> {
+    pub fn told(json: &RawValue) -> Option<Self> {
         #[derive(Deserialize)]
         struct Stripped {
             #[serde(rename = "type")]
