@@ -147,6 +147,7 @@ impl Services {
             receipts: receipts.clone(),
             presence: presence.clone(),
             accounts: accounts.clone(),
+            told_rooms: federation::ToldRooms::default(),
             handshakes: Handshakes::new(limits.clone()),
             inbox: federation::Inbox::open(&store)?,
             tasks: tasks.clone(),

@@ -121,6 +121,8 @@ tables! {
     REFRESH_TOKENS = "refresh_tokens": ([u8; 32],) => RefreshTokenRow, Point;
     /// Short-lived login tokens by the SHA-256 of the token.
     LOGIN_TOKENS = "login_tokens": ([u8; 32],) => LoginTokenRow, Point;
+    /// Tokens that tell other services who somebody is, by the SHA-256 of the token.
+    OPENID_TOKENS = "openid_tokens": ([u8; 32],) => OpenIdTokenRow, Point;
     /// Tokens that allow to register.
     REGISTRATION_TOKENS = "registration_tokens": (String,) => RegistrationTokenRow, Point;
     /// Filters as JSON, numbered for each user.

@@ -170,7 +170,7 @@ impl Federation {
     }
 
     /// Reads on a thread for that.
-    async fn read(
+    pub(super) async fn read(
         &self,
         read: impl FnOnce(&Rooms, &View) -> Result<String> + Send + 'static,
     ) -> Result<String> {
@@ -180,7 +180,7 @@ impl Federation {
 }
 
 /// What the server may have of the room.
-fn guest<'r>(
+pub(super) fn guest<'r>(
     rooms: &'r Rooms,
     view: &'r View,
     room: &RoomId,

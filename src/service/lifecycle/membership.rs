@@ -71,6 +71,7 @@ impl Lifecycle {
         }
         let found = self.join_elsewhere(requester, room, via, custom.clone(), always);
         if let Some(id) = found.await? {
+            self.bring_settings(requester, room).await?;
             return Ok(id);
         }
         match self.enter(requester, room, custom, false).await? {
@@ -144,9 +145,13 @@ impl Lifecycle {
             Door::Unknown | Door::NobodyHere => return Err(nobody_here()),
         }
         let target = &*requester.user_id;
-        self.change(guard, requester, target, MembershipState::Join, content)
-            .await
-            .map(Entry::Done)
+        let id = self
+            .change(guard, requester, target, MembershipState::Join, content)
+            .await?;
+        if before != MembershipState::Join {
+            self.bring_settings(requester, room).await?;
+        }
+        Ok(Entry::Done(id))
     }
 
     /// Asks to be let into a room.

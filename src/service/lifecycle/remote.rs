@@ -43,6 +43,26 @@ impl Lifecycle {
         Ok((room, servers))
     }
 
+    /// The same for somebody who only looks around.
+    ///
+    /// # Errors
+    /// As [`room_meant`](Self::room_meant), and 429 when too many do.
+    pub(super) async fn room_looked_for(
+        &self,
+        id_or_alias: &RoomOrAliasId,
+        via: Vec<OwnedServerName>,
+    ) -> Result<(OwnedRoomId, Vec<OwnedServerName>)> {
+        let own = self.rooms.server_name();
+        match <&RoomAliasId>::try_from(id_or_alias) {
+            Ok(alias) if alias.server_name() != own => {
+                let (room, mut servers) = self.federation.look_up_alias(alias).await?;
+                servers.extend(via);
+                Ok((room, servers))
+            }
+            _ => self.room_meant(id_or_alias, via).await,
+        }
+    }
+
     /// What another server is told of an alias of ours: its room, and the servers in it.
     ///
     /// # Errors

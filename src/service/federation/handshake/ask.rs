@@ -73,7 +73,10 @@ impl Filled {
 }
 
 /// An answer that can not be used, as the failure of the server that gave it.
-pub(super) fn nonsense(server: &ServerName, problem: impl ToString) -> Error {
+pub(in crate::service::federation) fn nonsense(
+    server: &ServerName,
+    problem: impl ToString,
+) -> Error {
     let kind = Kind::BadAnswer(problem.to_string());
     Error::Remote(kind.of(server))
 }
@@ -88,7 +91,7 @@ pub(super) fn knows_only_v1(error: &remote::Error) -> bool {
 }
 
 /// Percent-encodes a part of a path.
-fn encoded(text: &str) -> String {
+pub(in crate::service::federation) fn encoded(text: &str) -> String {
     let mut out = String::with_capacity(text.len() * 3);
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
