@@ -19,6 +19,8 @@ mod filtering;
 mod filters;
 mod frame;
 mod handshakes;
+mod hostile;
+mod hosts;
 mod joining;
 mod keys;
 mod knocking_and_inviting;

@@ -10,6 +10,7 @@ mod handshake;
 mod inbox;
 mod ingest;
 mod outbox;
+mod search;
 mod serve;
 mod transaction;
 mod transactions;

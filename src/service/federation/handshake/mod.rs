@@ -100,6 +100,21 @@ struct Expected<'e> {
     membership: MembershipState,
 }
 
+impl<'e> Expected<'e> {
+    fn of(
+        origin: &'e ServerName,
+        (room, id): (&'e RoomId, &'e EventId),
+        membership: MembershipState,
+    ) -> Self {
+        Self {
+            origin,
+            room,
+            id,
+            membership,
+        }
+    }
+}
+
 impl Federation {
     /// Waits for everybody who enters this room at this moment.
     async fn ticket(&self, room: &RoomId) -> Ticket<'_> {
