@@ -217,8 +217,8 @@ impl Network {
         &self.0.peers
     }
 
-    /// Forgets the connections to a server and the way to it, because either is no good any more.
-    pub(super) fn forget(&self, server: &ServerName) {
+    /// Leaves the connections to a server, and the way to it, to those who use them now.
+    pub(super) fn reconnect(&self, server: &ServerName) {
         self.0.servers.remove(server);
         self.0.resolver.forget(server);
     }
