@@ -44,6 +44,9 @@ use crate::{clock::Clock, config::Federation};
 /// How long a connection attempt to one address may take when there are others to try.
 const CONNECT: Duration = Duration::from_secs(4);
 
+/// The same for a peer, which is near, and tried again soon: a longer attempt would ask ever less often.
+const CONNECT_PEER: Duration = Duration::from_secs(3);
+
 /// How long all attempts and the handshake together may take.
 const CONNECT_ALL: Duration = Duration::from_secs(15);
 
@@ -200,10 +203,15 @@ impl Network {
         {
             // A kept connection may be as dead as the link was; the next request begins with a new one, on a way that
             // is looked up again.
-            self.0.servers.remove(server);
-            self.0.resolver.forget(server);
+            self.reconnect(server);
         }
         outcome
+    }
+
+    /// Leaves the connections to a server, and the way to it, to those who use them now.
+    pub(super) fn reconnect(&self, server: &ServerName) {
+        self.0.servers.remove(server);
+        self.0.resolver.forget(server);
     }
 
     async fn attempt(
@@ -367,7 +375,11 @@ impl Network {
                 }
                 let address = SocketAddr::new(ip, port);
                 let is_last = index == last_target && nth == last_address;
-                let patience = if is_last { CONNECT_ALL } else { CONNECT };
+                let patience = match (is_peer, is_last) {
+                    (true, _) => CONNECT_PEER,
+                    (false, true) => CONNECT_ALL,
+                    (false, false) => CONNECT,
+                };
                 let failed = match timeout(patience, TcpStream::connect(address)).await {
                     Ok(Ok(socket)) => return Ok(socket),
                     Ok(Err(error)) => error.to_string(),

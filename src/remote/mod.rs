@@ -108,6 +108,14 @@ impl Remote {
         self.0.federation.peers.keys().map(|name| &**name)
     }
 
+    /// Has the next request to a server begin with a new connection, as there is a reason to think that the kept ones are
+    /// dead. Requests that are under way go on.
+    pub fn reconnect(&self, server: &ServerName) {
+        if let Transport::Network(network) = &self.0.transport {
+            network.reconnect(server);
+        }
+    }
+
     /// The servers that are asked for the keys of others.
     pub fn notaries(&self) -> &[OwnedServerName] {
         &self.0.federation.notaries

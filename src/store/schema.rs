@@ -72,7 +72,7 @@ tables! {
     /// What this node has made and other servers are to be told: the position is the event's number.
     LOCAL_EVENTS = "local_events": (RoomNid, Position) => (), Sequential;
     /// The same for servers that are not in the room any more, or not yet.
-    EXTRA_TARGETS = "extra_targets": (ServerNid, Position) => (RoomNid,), Sequential;
+    EXTRA_TARGETS = "extra_targets": (ServerNid, Position) => ExtraRow, Sequential;
 
     // -- Rooms ----------------------------------------------------------------------------------------------------
     /// The end of each room's graph, and its counts.

@@ -21,6 +21,8 @@ mod filtering;
 mod filters;
 mod frame;
 mod handshakes;
+mod hostile;
+mod hosts;
 mod joining;
 mod keys;
 mod knocking_and_inviting;

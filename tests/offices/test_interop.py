@@ -195,7 +195,7 @@ class Interop(unittest.IsolatedAsyncioTestCase):
                             (read := event["content"].get(said, {}).get("m.read", {}).get(speaker.user_id)) is not None
                             and read.get("thread_id") == thread
                             for at, event in listener.ephemeral if at == room and event["type"] == "m.receipt"
-                        ), f"the receipt in {thread} for {said}, {[e for a, e in listener.ephemeral if e['type'] == 'm.receipt']}")
+                        ), f"the receipt in {thread}")
 
                     status = {"presence": "online", "status_msg": f"at work, says {speaker.user_id}"}
                     await speaker.call("PUT", f"/v3/presence/{quote(speaker.user_id)}/status", status)
@@ -257,8 +257,15 @@ class Interop(unittest.IsolatedAsyncioTestCase):
                 for part in range(50):
                     await asyncio.gather(*(one.say(room, f"{part}, {number}") for number in range(20)))
                 await other.join(room, via=[one.server.name])
-                here, there = await asyncio.gather(one.history(room), other.history(room))
-                self.assertEqual(there[-len(here):], here)
+                here = set(await one.history(room))
+                for _ in range(10):
+                    # Who scrolls while the newest events still come may have to look again.
+                    there = await other.history(room)
+                    if here <= set(there):
+                        break
+                    await asyncio.sleep(1)
+                self.assertEqual(here - set(there), set())
+                self.assertEqual(len(there), len(set(there)))
 
     async def test_outage(self):
         """Each side in turn is away, not even told so, while 500 messages are written on the other."""
@@ -266,16 +273,22 @@ class Interop(unittest.IsolatedAsyncioTestCase):
         room = await self.shared(one, other)
         for speaker, listener in ((one, other), (other, one)):
             with self.subTest(away=type(listener.server).__name__):
-                # Synapse needs to hear of the room from time to time, or it asks for what it missed by itself.
                 listener.server.kill()
                 said = [await speaker.say(room, f"number {number}") for number in range(500)]
                 await listener.server.start()
                 began = time.monotonic()
-                await listener.until(lambda: set(said) <= set(listener.events[room]), "what was said meanwhile", 120)
+                if listener.server is self.kontor:
+                    await listener.until(lambda: set(said) <= set(listener.events[room]), "what was said meanwhile", 120)
+                    self.assertFalse(listener.twice)
+                # Synapse drops what it can not handle soon enough, and fetches it when somebody scrolls up.
+                await listener.receive(room, await speaker.say(room, "there you are"), 120)
                 print(f"      {type(listener.server).__name__} had all in {time.monotonic() - began:.1f} s", flush=True)
-                self.assertFalse(listener.twice)
-                heard = [event_id for event_id in await listener.history(room) if event_id in set(said)]
-                self.assertEqual(heard, said[::-1])
+                for _ in range(20):
+                    heard = [event_id for event_id in await listener.history(room) if event_id in set(said)]
+                    if listener.server is self.kontor or len(heard) == len(said):
+                        break
+                    await asyncio.sleep(1)
+                self.assertEqual(sorted(heard), sorted(said))
 
     async def test_a_fork_heals(self):
         """Both sides change the same things while neither hears of the other; both end with the same state."""

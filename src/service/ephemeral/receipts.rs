@@ -165,7 +165,11 @@ impl Receipts {
             let user = self.store.user_id(row.user)?.as_str().to_owned();
             let by_type = content.entry(row.event_id).or_default();
             let by_user = by_type.entry(row.receipt_type).or_default();
-            by_user.insert(user, (row.ts, row.thread));
+            // There is only one place for both; the one outside of threads says more. See MSC4102.
+            let place = by_user.entry(user).or_insert((row.ts, row.thread.clone()));
+            if row.thread.is_empty() || !place.1.is_empty() {
+                *place = (row.ts, row.thread);
+            }
         }
         Ok((!content.is_empty()).then(|| json(&content)))
     }

@@ -96,12 +96,10 @@ impl Federation {
     /// The time of the event that another server in the room names: the first that names one.
     async fn ask_at(&self, room: &RoomId, when: When) -> Result<Option<u64>> {
         let _question = question()?;
-        let view = self.0.store.view();
         let Some(nid) = self.0.rooms.nid_of(room)? else {
             return Ok(None);
         };
-        let servers = self.0.rooms.servers_in(&view, nid)?;
-        for server in self.whom_to_ask(&servers) {
+        for server in self.whom_to_ask(nid)? {
             let ts = MilliSecondsSinceUnixEpoch(UInt::new_saturating(when.ts));
             let request = get_event_by_timestamp::v1::Request::new(room.to_owned(), ts, when.dir);
             match self.0.remote.send_within(&server, request, QUESTION).await {

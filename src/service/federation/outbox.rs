@@ -68,13 +68,17 @@ impl Federation {
         known.is_some_and(|known| known.with(|state| state.row.down_since > 0))
     }
 
-    /// A server has proven that it is there, so what waits for it is tried at once.
+    /// A server has proven that it is there, so what waits for it is tried at once, and so is what has come from it and
+    /// lacks something.
     pub fn heard_from(&self, server: &ServerName) {
         let outbox = &self.1;
-        if let Ok(Some(nid)) = outbox.parts.store.find_server(server)
-            && let Some(destination) = outbox.all.lock().get(&nid)
-        {
-            destination.heard(outbox.parts.clock.instant());
+        let Ok(Some(nid)) = outbox.parts.store.find_server(server) else {
+            return;
+        };
+        let now = outbox.parts.clock.instant();
+        self.0.inbox.heard(nid, now);
+        if let Some(destination) = outbox.all.lock().get(&nid) {
+            destination.heard(now);
         }
     }
 }

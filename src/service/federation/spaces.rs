@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use super::{
     Federation,
     directory::question,
-    handshake::{ask::nonsense, invite::encoded},
+    handshake::ask::{encoded, nonsense},
 };
 use crate::{
     error::{Error, Result},

@@ -6,6 +6,7 @@
 use std::{
     collections::{HashMap, HashSet},
     fmt::Write as _,
+    ops::Bound,
     sync::Arc,
 };
 
@@ -27,7 +28,7 @@ use crate::{
     service::rooms::Stored,
     store::{
         self, View,
-        schema::{RECEIPTS, ROOM_SERVERS, ReceiptRow},
+        schema::{EXTRA_TARGETS, RECEIPTS, ROOM_SERVERS, ReceiptRow},
     },
 };
 
@@ -149,7 +150,8 @@ impl Flight {
                             .or_insert(row.map(|server| server.since))
                     }
                 };
-                if row.is_none_or(|since| item.position < since) {
+                let is_there = row.is_some_and(|since| item.position >= since);
+                if !is_there && !was_there(view, nid, item)? {
                     continue;
                 }
             }
@@ -208,6 +210,18 @@ impl Flight {
         }
         Ok(edus)
     }
+}
+
+/// Whether something happened before the server was sent out of the room, which it has not been told yet.
+fn was_there(view: &View, server: ServerNid, item: &Item) -> Result<bool> {
+    let after = Bound::Excluded((server, item.position));
+    for row in EXTRA_TARGETS.range(view, &(server,), (after, Bound::Unbounded)) {
+        let (_, extra) = row?;
+        if extra.room == item.room && extra.since <= item.position {
+            return Ok(item.what == What::Event);
+        }
+    }
+    Ok(false)
 }
 
 /// An event, unless its row is damaged: then it cannot be sent to anybody, and nothing may wait for it.

@@ -19,8 +19,8 @@ use crate::{
     store::{
         View,
         schema::{
-            DESTINATIONS, DestinationRow, EXTRA_TARGETS, LOCAL_EVENTS, RECEIPTS, ROOM_SERVERS,
-            SERVER_ROOMS,
+            DESTINATIONS, DestinationRow, EXTRA_TARGETS, ExtraRow, LOCAL_EVENTS, RECEIPTS,
+            ROOM_SERVERS, SERVER_ROOMS,
         },
     },
 };
@@ -172,12 +172,27 @@ impl Outbox {
         };
         let after = Bound::Excluded((server, cursor));
         for row in EXTRA_TARGETS.range(view, &(server,), (after, Bound::Unbounded)) {
-            let ((_, position), (room,)) = row?;
-            let what = What::Extra;
+            let ((_, position), ExtraRow { room, since }) = row?;
+            // What happened while it was still there, and then that it is not any more.
+            let from = Position(since.0.max(cursor.0 + 1));
+            let bounds = (
+                Bound::Included((room, from)),
+                Bound::Excluded((room, position)),
+            );
+            for row in LOCAL_EVENTS.range(view, &(room,), bounds) {
+                let ((_, position), ()) = row?;
+                if !add(Item {
+                    position,
+                    room,
+                    what: What::Event,
+                }) {
+                    break;
+                }
+            }
             if !add(Item {
                 position,
                 room,
-                what,
+                what: What::Extra,
             }) {
                 break;
             }
@@ -249,12 +264,22 @@ impl Outbox {
 
     /// Up to where every server of a room has got everything.
     fn got_by_all(&self, view: &View, room: RoomNid) -> Result<Position> {
+        let cursor = |server| -> Result<Position> {
+            let row = DESTINATIONS.get(view, &(server,))?;
+            Ok(row.map(|row| row.cursor).unwrap_or_default())
+        };
         let mut until = view.position();
+        // Whoever was sent away may not have got what was before.
+        for row in EXTRA_TARGETS.scan(view, &()) {
+            let ((server, position), extra) = row?;
+            if extra.room == room && extra.since < position {
+                until = until.min(cursor(server)?);
+            }
+        }
         for row in ROOM_SERVERS.scan(view, &(room,)) {
             let ((_, server), _) = row?;
             if server != self.parts.rooms.own_server() {
-                let row = DESTINATIONS.get(view, &(server,))?;
-                until = until.min(row.map(|row| row.cursor).unwrap_or_default());
+                until = until.min(cursor(server)?);
             }
         }
         Ok(until)

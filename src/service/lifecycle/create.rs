@@ -251,12 +251,13 @@ impl Plan<'_> {
                 StateEventType::RoomHistoryVisibility,
                 json!({ "history_visibility": "shared" }),
             ),
-            (
-                StateEventType::RoomGuestAccess,
-                json!({ "guest_access": if is_public { "forbidden" } else { "can_join" } }),
-            ),
         ];
-        for (event_type, value) in defaults {
+        // Where nothing is said guests are kept out.
+        let for_guests = (!is_public).then(|| {
+            let open = json!({ "guest_access": "can_join" });
+            (StateEventType::RoomGuestAccess, open)
+        });
+        for (event_type, value) in defaults.into_iter().chain(for_guests) {
             // What the client sets itself would only overrule this.
             let is_set = |initial: &Initial| {
                 initial.event_type == event_type && initial.state_key.is_empty()

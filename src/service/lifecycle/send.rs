@@ -54,7 +54,7 @@ impl Lifecycle {
     /// Redacts an event.
     ///
     /// # Errors
-    /// 403 when the user may not, 404 when the event is not in the room.
+    /// 403 when the user may not, 404 when the event is not in the room, as far as this node can know.
     pub async fn redact(
         &self,
         requester: &Requester,
@@ -190,14 +190,18 @@ impl Lifecycle {
         if let Some(target) = &event.redacts {
             let view = self.store.latest();
             let found = self.rooms.find_event(&view, target)?;
-            let found = found.filter(|found| found.event.header.room_id == head.id);
-            let found = found.ok_or_else(|| Error::not_found("The event to redact"))?;
-            let kind = &found.event.header.event_type;
-            if found.event.is_state()
-                && matches!(
-                    kind,
-                    TimelineEventType::RoomCreate | TimelineEventType::RoomServerAcl
-                )
+            let is_shared = head.servers.len() > 1;
+            let kind = match &found {
+                Some(found) if found.event.header.room_id == head.id => {
+                    let kind = &found.event.header.event_type;
+                    found.event.is_state().then_some(kind)
+                }
+                // Other servers in the room may have it, and it may still come here.
+                None if is_shared => None,
+                _ => return Err(Error::not_found("The event to redact")),
+            };
+            if let Some(kind @ (TimelineEventType::RoomCreate | TimelineEventType::RoomServerAcl)) =
+                kind
             {
                 return Err(Error::forbidden(format!(
                     "A room can not do without its {kind}"

@@ -102,7 +102,8 @@ impl Check<'_> {
             }
             Ok(())
         })?;
-        self.rows(&EXTRA_TARGETS, say, |say, (server, position), (room,)| {
+        self.rows(&EXTRA_TARGETS, say, |say, (server, position), extra| {
+            let room = extra.room;
             let row = EVENTS.get(&self.view, &(EventNid(position.0),))?;
             if row.is_none_or(|row| row.room != room) {
                 say(format!(
