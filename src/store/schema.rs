@@ -143,6 +143,10 @@ tables! {
     DESTINATIONS = "destinations": (ServerNid,) => DestinationRow, Point;
     /// The newest document with which each of these servers published its keys.
     KEY_DOCUMENTS = "key_documents": (String,) => KeyDocumentRow, Point;
+    /// Servers with which this node was paired, by name; the configuration may name more.
+    PEERS = "peers": (String,) => PeerRow, Point;
+    /// Codes for pairing that were made here and may still be used, by the SHA-256 of their secrets.
+    PEER_INVITATIONS = "peer_invitations": ([u8; 32],) => PeerInvitationRow, Point;
     /// What other servers have sent and what has no place in its room yet, in the order in which it came.
     INBOX = "inbox": (RoomNid, Position) => InboxRow, Sequential;
 }

@@ -35,6 +35,8 @@ everybody GET    -                                /_synapse/admin/v1/register
 everybody POST   -                                /_synapse/admin/v1/register
 
 everybody GET    -                                /_matrix/federation/v1/version
+everybody POST   -                                /_kontor/v1/peers/pair
+servers   POST   -                                /_kontor/v1/peers/test
 everybody GET    -                                /_matrix/key/v2/server
 everybody GET    -                                /_matrix/key/v2/server/{key_id}
 everybody GET    -                                /_matrix/key/v2/query/{server_name}

@@ -74,8 +74,6 @@ pub(super) struct Item {
 pub(super) struct Destination {
     pub(super) nid: ServerNid,
     pub(super) name: OwnedServerName,
-    pub(super) is_peer: bool,
-    schedule: Schedule,
     /// Told when there may be a reason not to wait any longer.
     pub(super) wake: Notify,
     /// Told when there is a reason to doubt that an attempt will be answered.
@@ -83,8 +81,15 @@ pub(super) struct Destination {
     state: Mutex<State>,
 }
 
+/// What the peer table says.
+struct Standing {
+    is_peer: bool,
+    schedule: Schedule,
+}
+
 /// What changes.
 pub(super) struct State {
+    standing: Standing,
     pub(super) row: DestinationRow,
     queue: VecDeque<Item>,
     /// Whether the queue holds everything after the cursor that is not in flight.
@@ -181,11 +186,10 @@ impl Destination {
         Self {
             nid,
             name,
-            is_peer,
-            schedule,
             wake: Notify::new(),
             doubt: Notify::new(),
             state: Mutex::new(State {
+                standing: Standing { is_peer, schedule },
                 queued_to: row.cursor,
                 row,
                 queue: VecDeque::new(),
@@ -211,7 +215,8 @@ impl Destination {
         let mut state = self.state.lock();
         let row = &state.row;
         if row.failures > 0 {
-            let next = self
+            let next = state
+                .standing
                 .schedule
                 .next_try(row.failures, row.last_failure, jitter);
             state.next_try = Some(now + Duration::from_millis(next.saturating_sub(now_ms)));
@@ -235,7 +240,7 @@ impl Destination {
             }
         }
         let is_down = state.row.down_since > 0;
-        if self.is_peer && is_down && item.what != What::Receipt {
+        if state.standing.is_peer && is_down && item.what != What::Receipt {
             self.hasten(&mut state, now, PEER_NEWS);
         }
         !std::mem::replace(&mut state.running, true)
@@ -260,6 +265,12 @@ impl Destination {
         let mut state = self.state.lock();
         state.complete = false;
         !std::mem::replace(&mut state.running, true)
+    }
+
+    /// It has become a peer, or is none any more.
+    pub(super) fn regard(&self, is_peer: bool, schedule: Schedule) {
+        let mut state = self.state.lock();
+        state.standing = Standing { is_peer, schedule };
     }
 
     /// Tells it that we are there. True if a task has to be started.
@@ -408,8 +419,8 @@ impl Destination {
                 state.row.failures = state.row.failures.saturating_add(1);
                 state.row.last_failure = now_ms;
                 state.row.last_error = Some(problem);
-                let mut wait = self.schedule.wait(state.row.failures, jitter);
-                if self.is_peer {
+                let mut wait = state.standing.schedule.wait(state.row.failures, jitter);
+                if state.standing.is_peer {
                     // A link that was down for a moment is not to look as if it was down for a minute.
                     let down = now_ms.saturating_sub(state.row.down_since);
                     wait = wait.min(PEER_SOON.max(Duration::from_millis(down / PART_OF_OUTAGE)));

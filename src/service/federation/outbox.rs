@@ -10,7 +10,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use ruma::{OwnedServerName, ServerName, events::room::member::MembershipState};
+use ruma::{ServerName, events::room::member::MembershipState};
 use tokio::sync::Notify;
 
 use super::{
@@ -56,6 +56,24 @@ impl Federation {
         }
         parts.store.outgoing().follow();
         parts.tasks.spawn(follow(Arc::downgrade(outbox)));
+    }
+
+    /// A server has become a peer, or is none any more. A new one is greeted, so that what waits on both sides comes.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn peer_changed(&self, server: &ServerName) -> Result<()> {
+        let outbox = &self.1;
+        let remote = &outbox.parts.remote;
+        let nid = outbox.parts.store.server_nid(server)?;
+        let Some(destination) = outbox.destination(nid)? else {
+            return Ok(());
+        };
+        destination.regard(remote.is_peer(server), remote.schedule(server));
+        if remote.is_peer(server) {
+            outbox.hello(destination);
+        }
+        Ok(())
     }
 
     /// Whether a server could not be reached when it was tried the last time.
@@ -211,17 +229,21 @@ impl Outbox {
 
     /// Says hello to all peers.
     fn greet(self: &Arc<Self>) -> Result<()> {
-        let peers: Vec<OwnedServerName> =
-            self.parts.remote.peers().map(ToOwned::to_owned).collect();
-        for peer in peers {
+        for (peer, _) in self.parts.remote.peers() {
             let nid = self.parts.store.server_nid(&peer)?;
-            if let Some(destination) = self.destination(nid)?
-                && destination.hello()
-            {
-                self.run(destination);
+            if let Some(destination) = self.destination(nid)? {
+                self.hello(destination);
             }
         }
         Ok(())
+    }
+
+    fn hello(self: &Arc<Self>, destination: Arc<Destination>) {
+        if destination.hello() {
+            self.run(destination);
+        } else {
+            destination.wake.notify_one();
+        }
     }
 
     pub(super) fn run(self: &Arc<Self>, destination: Arc<Destination>) {
