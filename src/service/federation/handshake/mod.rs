@@ -5,7 +5,7 @@
 //! held while somebody else is waited for: what was checked before is checked again when it is written.
 
 pub(super) mod ask;
-pub(super) mod invite;
+mod invite;
 mod join;
 mod resident;
 mod stripped;
