@@ -251,7 +251,7 @@ impl Network {
         {
             // A kept connection may be as dead as the link was; the next request begins with a new one, on a way that
             // is looked up again.
-            self.forget(server);
+            self.reconnect(server);
         }
         outcome
     }

@@ -159,7 +159,9 @@ impl Remote {
     /// Has the next request to a server begin with a new connection, as there is a reason to think that the kept ones are
     /// dead. Requests that are under way go on.
     pub fn reconnect(&self, server: &ServerName) {
-        self.0.transport.forget(server);
+        if let Transport::Network(network) = &self.0.transport {
+            network.reconnect(server);
+        }
     }
 
     /// The servers that are asked for the keys of others.
