@@ -1,6 +1,6 @@
 //! A node without a network: requests go straight to its router.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use axum::{Router, body::Body};
 use http::{HeaderMap, Method, Request, StatusCode, header};
@@ -14,6 +14,7 @@ use kontor::{
 };
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use tower::ServiceExt as _;
 
 /// What every user's password is.
@@ -57,13 +58,21 @@ impl TestServer {
         network: impl FnOnce(&Config, &Clock) -> Option<Transport>,
         change: impl FnOnce(&mut Config),
     ) -> Self {
+        Self::timed(Clock::manual(START), network, change)
+    }
+
+    /// The same by a manual clock that somebody else moves.
+    pub(crate) fn timed(
+        clock: Clock,
+        network: impl FnOnce(&Config, &Clock) -> Option<Transport>,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         let mut config = Config::default();
         config.registration.mode = RegistrationMode::Open;
         config.limits.enabled = false;
         change(&mut config);
         let directory = tempfile::tempdir().expect("there is room for a temporary directory");
         let router = Shared::default();
-        let clock = Clock::manual(START);
         let lan = Lan::new(clock.clone(), Entropy::seeded(7));
         let transport = network(&config, &clock).unwrap_or_else(|| lan.port(&config.server.name));
         Self::open(config, clock, (lan, transport), directory, router)
@@ -84,6 +93,15 @@ impl TestServer {
         drop(self.services);
         let network = (self.lan, self.transport);
         Self::open(config, self.clock, network, self.directory, self.router)
+    }
+
+    /// Has [`restart`](Self::restart) find what is on the disk at this moment, and nothing that a stop would have
+    /// written: the node was killed. What is given holds the disk of what has not ended yet.
+    pub(crate) fn kill(&mut self) -> tempfile::TempDir {
+        let copied = tempfile::tempdir().expect("there is room for a temporary directory");
+        let (from, to) = (self.directory.path(), copied.path());
+        copy(&from.join("store"), &to.join("store")).expect("the store can be copied");
+        std::mem::replace(&mut self.directory, copied)
     }
 
     fn open(
@@ -108,8 +126,10 @@ impl TestServer {
             opened = Store::open(&options);
         }
         let store = opened.expect("the store opens");
-        // Another seed after a restart, so that no token comes twice.
-        let seed = store.view().position().0;
+        // Another seed after a restart and on another node, so that no token comes twice.
+        let name = Sha256::digest(config.server.name.as_str());
+        let name = u64::from_be_bytes(name[..8].try_into().expect("a digest is longer"));
+        let seed = name ^ store.view().position().0;
         let services = Services::new(
             Arc::new(config),
             clock.clone(),
@@ -190,6 +210,16 @@ impl TestServer {
             token: None,
         }
     }
+}
+
+/// Copies the files of a directory that holds no others.
+fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for file in std::fs::read_dir(from)? {
+        let file = file?;
+        std::fs::copy(file.path(), to.join(file.file_name()))?;
+    }
+    Ok(())
 }
 
 /// A member of an answer that must be a text.

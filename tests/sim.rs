@@ -1,0 +1,111 @@
+//! A simulation of offices that federate: several nodes in one process, over links that lose, delay and repeat, are cut
+//! and healed, while users do everything to rooms and nodes are stopped and killed. At rest all must agree.
+//!
+//! All that happens is drawn from a seed: who does what when, what the network does to it, what the clocks show. Time
+//! stands still until everybody waits, so neither the speed of the machine nor its load matters. Three things are
+//! not drawn: where the work of the threads for computing meets that of others, the order in which tasks that wake at the same
+//! moment run, and that of hash maps. So a seed that fails nearly always fails again, but a rare meeting may take a few
+//! attempts.
+//!
+//! `KONTOR_SEEDS=5000` tries more seeds, `KONTOR_SEED=17` only this one (and tells all that happened), and
+//! `KONTOR_TIMES=20` each of them so often.
+
+// Futures of whole use cases on several nodes lie deep in each other.
+#![recursion_limit = "256"]
+
+#[expect(dead_code, reason = "the tests of single endpoints need more of it")]
+#[path = "it/room.rs"]
+mod room;
+#[expect(dead_code, reason = "the tests of single endpoints need more of it")]
+#[path = "it/server.rs"]
+mod server;
+#[expect(dead_code, reason = "the tests of single endpoints need more of it")]
+#[path = "it/several.rs"]
+mod several;
+
+#[path = "sim/deeds.rs"]
+mod deeds;
+#[path = "sim/follower.rs"]
+mod follower;
+#[path = "sim/rest.rs"]
+mod rest;
+#[path = "sim/world.rs"]
+mod world;
+
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+};
+
+use world::World;
+
+/// How many seeds are tried when nothing else is said.
+const SEEDS: u64 = 300;
+
+/// A number from the environment.
+fn asked(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|e| panic!("{name}={text}: {e}")))
+}
+
+/// Lives through one seed; false if something is wrong at its end, which has been told.
+fn is_good(seed: u64) -> bool {
+    let life = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .max_blocking_threads(1)
+            .build()
+            .expect("the system gives a runtime");
+        runtime.block_on(async {
+            let mut world = World::new(seed).await;
+            world.live().await;
+            world.rest().await;
+            world.judge().await;
+        });
+    };
+    let named = thread::Builder::new().name(format!("seed {seed}"));
+    // Whole use cases of several nodes in a debug build lie deep.
+    let thread = named.stack_size(16 << 20).spawn(life);
+    thread.expect("the system gives a thread").join().is_ok()
+}
+
+#[test]
+fn at_rest_all_agree() {
+    let seeds: Vec<u64> = match asked("KONTOR_SEED") {
+        Some(seed) => vec![seed],
+        None => (0..asked("KONTOR_SEEDS").unwrap_or(SEEDS)).collect(),
+    };
+    let times = asked("KONTOR_TIMES").unwrap_or(1);
+    let seeds: Vec<u64> = (0..times).flat_map(|_| seeds.iter().copied()).collect();
+    let next = AtomicU64::new(0);
+    let failed = Mutex::new(Vec::new());
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(|| {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(seed) = usize::try_from(at).ok().and_then(|at| seeds.get(at)) else {
+                        return;
+                    };
+                    if !is_good(*seed) {
+                        failed.lock().expect("nobody panics here").push(*seed);
+                    }
+                }
+            });
+        }
+    });
+    let mut failed = failed.into_inner().expect("nobody panics here");
+    failed.sort_unstable();
+    assert!(
+        failed.is_empty(),
+        "{} of {} seeds fail: {failed:?}; see one with KONTOR_SEED={} cargo test --test sim",
+        failed.len(),
+        seeds.len(),
+        failed[0],
+    );
+}
