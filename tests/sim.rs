@@ -8,7 +8,7 @@
 //! attempts.
 //!
 //! `KONTOR_SEEDS=5000` tries more seeds, `KONTOR_SEED=17` only this one (and tells all that happened), and
-//! `KONTOR_TIMES=20` each of them so often.
+//! `KONTOR_TIMES=20` each of them so often. `KONTOR_LOG=1` shows what the nodes log.
 
 // Futures of whole use cases on several nodes lie deep in each other.
 #![recursion_limit = "256"]
@@ -33,6 +33,7 @@ mod rest;
 mod world;
 
 use std::{
+    path::Path,
     sync::{
         Mutex,
         atomic::{AtomicU64, Ordering},
@@ -40,6 +41,7 @@ use std::{
     thread,
 };
 
+use tracing_subscriber::{filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 use world::World;
 
 /// How many seeds are tried when nothing else is said.
@@ -75,17 +77,29 @@ fn is_good(seed: u64) -> bool {
 
 #[test]
 fn at_rest_all_agree() {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() {
+        // What is tried is not the disk; a store in memory opens faster.
+        tempfile::env::override_temp_dir(memory).expect("nobody else has said where");
+    }
     let seeds: Vec<u64> = match asked("KONTOR_SEED") {
         Some(seed) => vec![seed],
         None => (0..asked("KONTOR_SEEDS").unwrap_or(SEEDS)).collect(),
     };
+    if std::env::var_os("KONTOR_LOG").is_some() {
+        let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+        let ours = Targets::new().with_target("kontor", tracing::Level::DEBUG);
+        let log = tracing_subscriber::registry().with(layer.with_ansi(false).without_time());
+        log.with(ours).init();
+    }
     let times = asked("KONTOR_TIMES").unwrap_or(1);
     let seeds: Vec<u64> = (0..times).flat_map(|_| seeds.iter().copied()).collect();
     let next = AtomicU64::new(0);
     let failed = Mutex::new(Vec::new());
     let cores = thread::available_parallelism().map_or(1, usize::from);
     thread::scope(|scope| {
-        for _ in 0..cores {
+        // Most of the time is spent on opening stores, which wait for the disk.
+        for _ in 0..3 * cores {
             scope.spawn(|| {
                 loop {
                     let at = next.fetch_add(1, Ordering::Relaxed);

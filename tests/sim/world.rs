@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use kontor::{
     clock::{Clock, Entropy},
+    config::Peer,
     remote::{Lan, memory::Faults},
 };
 use ruma::OwnedServerName;
@@ -73,6 +74,10 @@ pub(crate) struct World {
 
 impl Drop for World {
     fn drop(&mut self) {
+        // The nodes hold the network, which holds them.
+        for office in &self.offices {
+            self.lan.detach(&office.name);
+        }
         #[expect(clippy::print_stderr, reason = "whoever replays a seed wants to see it")]
         if std::thread::panicking() && std::env::var_os("KONTOR_SEED").is_some() {
             eprintln!("{}", self.story);
@@ -98,14 +103,22 @@ impl World {
             unanswered: Arc::default(),
             story: format!("seed {seed}\n"),
         };
-        for at in 0..3 + world.draw(3) {
-            let name = named(&format!("n{at}.example"));
+        let count = 3 + world.draw(3);
+        let names: Vec<_> = (0..count)
+            .map(|at| named(&format!("n{at}.example")))
+            .collect();
+        for name in names.clone() {
             // Its clock may be wrong by minutes.
             let clock = world.clock.beside(START + world.draw(600_000));
             let node = TestServer::timed(
                 clock,
                 |config, _| Some(world.lan.port(&config.server.name)),
-                |config| config.server.name.clone_from(&name),
+                |config| {
+                    config.server.name.clone_from(&name);
+                    for peer in names.iter().filter(|peer| **peer != name) {
+                        config.federation.peers.insert(peer.clone(), Peer::default());
+                    }
+                },
             );
             let mut office = Office {
                 name,
