@@ -7,7 +7,8 @@
 //! moment run, and that of hash maps. So a seed that fails nearly always fails again, but a rare meeting may take a few
 //! attempts.
 //!
-//! `KONTOR_SEEDS=5000` tries more seeds, `KONTOR_SEED=17` only this one (and tells all that happened), and
+//! `KONTOR_SEEDS=5000` tries more seeds, `KONTOR_SEED=17` only this one, or several with
+//! commas between (and tells all that happened), and
 //! `KONTOR_TIMES=20` each of them so often. `KONTOR_LOG=1` shows what the nodes log.
 
 // Futures of whole use cases on several nodes lie deep in each other.
@@ -49,8 +50,12 @@ const SEEDS: u64 = 300;
 
 /// A number from the environment.
 fn asked(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|e| panic!("{name}={text}: {e}")))
+    Some(number(name, &std::env::var(name).ok()?))
+}
+
+fn number(name: &str, text: &str) -> u64 {
+    let number = text.parse();
+    number.unwrap_or_else(|e| panic!("{name}: {text} is no number: {e}"))
 }
 
 /// Lives through one seed; false if something is wrong at its end, which has been told.
@@ -82,9 +87,9 @@ fn at_rest_all_agree() {
         // What is tried is not the disk; a store in memory opens faster.
         tempfile::env::override_temp_dir(memory).expect("nobody else has said where");
     }
-    let seeds: Vec<u64> = match asked("KONTOR_SEED") {
-        Some(seed) => vec![seed],
-        None => (0..asked("KONTOR_SEEDS").unwrap_or(SEEDS)).collect(),
+    let seeds: Vec<u64> = match std::env::var("KONTOR_SEED") {
+        Ok(seeds) => seeds.split(',').map(|seed| number("KONTOR_SEED", seed)).collect(),
+        Err(_) => (0..asked("KONTOR_SEEDS").unwrap_or(SEEDS)).collect(),
     };
     if std::env::var_os("KONTOR_LOG").is_some() {
         let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);

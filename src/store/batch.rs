@@ -7,7 +7,7 @@ use super::{
     notify::{Change, Kinds},
     open::Inner,
     outgoing::Note,
-    schema::{EXTRA_TARGETS, LOCAL_EVENTS},
+    schema::{EXTRA_TARGETS, LEFT_SERVERS, LOCAL_EVENTS},
 };
 use crate::protocol::ids::{Position, RoomNid, ServerNid, UserNid};
 
@@ -127,6 +127,11 @@ impl<'s> Batch<'s> {
             && let Some((room,)) = <(RoomNid,)>::from_bytes(value)
         {
             self.tell_servers(position, Note::Extra { server, room });
+        } else if table == LEFT_SERVERS.name
+            && let Some((server, _, _)) = <(ServerNid, RoomNid, Position)>::decode(key)
+            && let Some((until,)) = <(Position,)>::from_bytes(value)
+        {
+            self.tell_servers(until, Note::Left { server });
         }
         self.writes.put_cf(self.inner.table(table), key, value);
     }

@@ -18,7 +18,7 @@ use crate::{
 const SERVER: &str = "/_matrix/key/v2/server";
 const QUERY: &str = "/_matrix/key/v2/query";
 
-fn parsed(document: &Value, server: &ruma::ServerName) -> ServerKeys {
+fn parsed(document: &Value, server: &ServerName) -> ServerKeys {
     ServerKeys::parse(&document.to_string(), server).expect("it is signed by its own keys")
 }
 

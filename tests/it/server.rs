@@ -1,6 +1,6 @@
 //! A node without a network: requests go straight to its router.
 
-use std::{collections::BTreeSet, net::SocketAddr, path::Path, sync::Arc};
+use std::{net::SocketAddr, sync::Arc};
 
 use axum::{Router, body::Body};
 use http::{HeaderMap, Method, Request, StatusCode, header};
@@ -34,7 +34,8 @@ pub(crate) struct TestServer {
     transport: Transport,
     /// Shared with the clients, so that they find the node again after a restart.
     router: Shared,
-    directory: tempfile::TempDir,
+    /// Where the store is; a restart finds what is there.
+    pub(crate) directory: tempfile::TempDir,
 }
 
 type Shared = Arc<Mutex<Router>>;
@@ -93,15 +94,6 @@ impl TestServer {
         drop(self.services);
         let network = (self.lan, self.transport);
         Self::open(config, self.clock, network, self.directory, self.router)
-    }
-
-    /// Has [`restart`](Self::restart) find what is on the disk at this moment, and nothing that a stop would have
-    /// written: the node was killed. What is given holds the disk of what has not ended yet.
-    pub(crate) fn kill(&mut self) -> tempfile::TempDir {
-        let copied = tempfile::tempdir().expect("there is room for a temporary directory");
-        let (from, to) = (self.directory.path(), copied.path());
-        copy(&from.join("store"), &to.join("store")).expect("the store can be copied");
-        std::mem::replace(&mut self.directory, copied)
     }
 
     fn open(
@@ -209,26 +201,6 @@ impl TestServer {
             device_id: String::new(),
             token: None,
         }
-    }
-}
-
-/// Copies the files of a directory that holds no others, as they are at one moment.
-fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
-    let names = || -> std::io::Result<BTreeSet<_>> {
-        let files = std::fs::read_dir(from)?;
-        files.map(|file| Ok(file?.file_name())).collect()
-    };
-    loop {
-        std::fs::create_dir_all(to)?;
-        let before = names()?;
-        let copied = before
-            .iter()
-            .try_for_each(|name| std::fs::copy(from.join(name), to.join(name)).map(drop));
-        // The engine makes and removes files beside its work, and what it says of them must fit them.
-        if copied.is_ok() && names()? == before {
-            return Ok(());
-        }
-        std::fs::remove_dir_all(to)?;
     }
 }
 

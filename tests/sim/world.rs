@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     fmt::Write as _,
+    path::Path,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -225,7 +226,11 @@ impl World {
         // What it does from now on nobody may hear of, as it will not remember it.
         self.set_links(at, false);
         let mut node = self.offices[at].node.take().expect("it is on");
-        let disk = node.kill();
+        // It finds what is on the disk at this moment, and nothing that a stop would have written.
+        let copied = tempfile::tempdir().expect("there is room for a temporary directory");
+        let (from, to) = (node.directory.path(), copied.path());
+        copy(&from.join("store"), &to.join("store")).expect("the store can be copied");
+        let disk = std::mem::replace(&mut node.directory, copied);
         self.offices[at].node = Some(node);
         self.restart(at).await;
         drop(disk);
@@ -365,6 +370,26 @@ impl World {
     }
 }
 
+/// Copies the files of a directory that holds no others, as they are at one moment.
+fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    let names = || -> std::io::Result<BTreeSet<_>> {
+        let files = std::fs::read_dir(from)?;
+        files.map(|file| Ok(file?.file_name())).collect()
+    };
+    loop {
+        std::fs::create_dir_all(to)?;
+        let before = names()?;
+        let copied = before
+            .iter()
+            .try_for_each(|name| std::fs::copy(from.join(name), to.join(name)).map(drop));
+        // The engine makes and removes files beside its work, and what it says of them must fit them.
+        if copied.is_ok() && names()? == before {
+            return Ok(());
+        }
+        std::fs::remove_dir_all(to)?;
+    }
+}
+
 /// Notes what was not answered because nobody was there any more who could have heard it.
 struct Pending(Option<(usize, Deed)>, Arc<Mutex<Vec<(usize, Deed)>>>);
 
@@ -386,6 +411,7 @@ impl Office {
     /// Lets others reach the node.
     fn plug_in(&mut self, lan: &Lan) {
         self.power = CancellationToken::new();
+        self.node().services.federation.resume();
         let (handler, power) = (handler(self.node()), self.power.clone());
         lan.attach(
             &self.name,

@@ -134,24 +134,13 @@ impl Flight {
             events: Vec::new(),
             edus: Vec::new(),
         };
-        let mut since = HashMap::new();
         let mut receipts = Receipts::default();
         let mut hash = Sha256::new();
         for item in &self.items {
-            if item.what != What::Extra {
-                // It may have left since.
-                let row = match since.get(&item.room) {
-                    Some(row) => *row,
-                    None => {
-                        let row = ROOM_SERVERS.get(view, &(item.room, nid))?;
-                        *since
-                            .entry(item.room)
-                            .or_insert(row.map(|server| server.since))
-                    }
-                };
-                if row.is_none_or(|since| item.position < since) {
-                    continue;
-                }
+            // It may have left since.
+            let place = (item.room, nid);
+            if item.what != What::Extra && !parts.rooms.tells_server(view, place, item.position)? {
+                continue;
             }
             if item.what == What::Receipt {
                 let row = RECEIPTS.get(view, &(item.room, item.position))?;

@@ -19,7 +19,7 @@ use crate::{
     store::{
         View,
         schema::{
-            DESTINATIONS, DestinationRow, EXTRA_TARGETS, LOCAL_EVENTS, RECEIPTS, ROOM_SERVERS,
+            DESTINATIONS, DestinationRow, EXTRA_TARGETS, LEFT_SERVERS, LOCAL_EVENTS, RECEIPTS, ROOM_SERVERS,
             SERVER_ROOMS,
         },
     },
@@ -139,6 +139,9 @@ impl Outbox {
         for row in EXTRA_TARGETS.scan(&view, &()) {
             behind.insert(row?.0.0);
         }
+        for row in LEFT_SERVERS.scan(&view, &()) {
+            behind.insert(row?.0.0);
+        }
         for server in behind {
             if let Some(destination) = self.destination(server)?
                 && destination.look_again()
@@ -182,6 +185,25 @@ impl Outbox {
                 break;
             }
         }
+        for row in LEFT_SERVERS.scan(view, &(server,)) {
+            let ((_, room, since), (until,)) = row?;
+            let from = Position(since.0.max(cursor.0 + 1));
+            if from > until {
+                continue;
+            }
+            let bounds = (Bound::Included((room, from)), Bound::Included((room, until)));
+            for row in LOCAL_EVENTS.range(view, &(room,), bounds) {
+                let ((_, position), ()) = row?;
+                let what = What::Event;
+                if !add(Item {
+                    position,
+                    room,
+                    what,
+                }) {
+                    break;
+                }
+            }
+        }
         for row in SERVER_ROOMS.scan(view, &(server,)) {
             let ((_, room), ()) = row?;
             let Some(row) = ROOM_SERVERS.get(view, &(room, server))? else {
@@ -217,6 +239,7 @@ impl Outbox {
 
     pub(super) fn sweep(&self) -> Result<usize> {
         self.save()?;
+        let left = self.forget_left()?;
         let view = self.parts.store.view();
         let (mut removed, mut room) = (0, RoomNid::default());
         loop {
@@ -226,7 +249,10 @@ impl Outbox {
                 return Ok(removed);
             };
             room = row?.0.0;
-            let until = self.got_by_all(&view, room)?;
+            let mut until = self.got_by_all(&view, room)?;
+            if let Some(cursor) = left.get(&room) {
+                until = until.min(*cursor);
+            }
             let bounds = (Bound::Unbounded, Bound::Included((room, until)));
             let mut done = LOCAL_EVENTS.range(&view, &(room,), bounds);
             loop {
@@ -245,6 +271,34 @@ impl Outbox {
             }
             room.0 += 1;
         }
+    }
+
+    /// Removes what says that servers that left are still to be told something, where they have been; gives for each room
+    /// of the others how far they are.
+    fn forget_left(&self) -> Result<HashMap<RoomNid, Position>> {
+        let view = self.parts.store.view();
+        let mut left: HashMap<RoomNid, Position> = HashMap::new();
+        let mut done = Vec::new();
+        for row in LEFT_SERVERS.scan(&view, &()) {
+            let ((server, room, since), (until,)) = row?;
+            let row = DESTINATIONS.get(&view, &(server,))?;
+            let cursor = row.map(|row| row.cursor).unwrap_or_default();
+            if cursor >= until {
+                done.push((server, room, since));
+            } else {
+                let known = left.entry(room).or_insert(cursor);
+                *known = cursor.min(*known);
+            }
+        }
+        for chunk in done.chunks(CHUNK) {
+            let _not_awaited = self.parts.store.commit(|batch| {
+                for key in chunk {
+                    LEFT_SERVERS.delete(batch, key);
+                }
+                Ok(())
+            })?;
+        }
+        Ok(left)
     }
 
     /// Up to where every server of a room has got everything.

@@ -75,6 +75,8 @@ pub struct Guest<'r> {
     /// The entries of a state that are memberships of the server's users.
     users: OnceCell<Vec<StateKeyNid>>,
     moments: RefCell<HashMap<SnapshotId, Moment>>,
+    /// Whether the server has left, and may only have what it could see then.
+    has_left: bool,
 }
 
 /// A state, and all that authorises it.
@@ -133,10 +135,29 @@ impl Rooms {
         room: &RoomId,
         server: &ServerName,
     ) -> Result<Guest<'r>> {
+        let guest = self.past_guest(view, room, server)?;
+        if guest.has_left {
+            return Err(Error::forbidden(format!("{server} is not in this room")));
+        }
+        Ok(guest)
+    }
+
+    /// The same for a server that may have been put out and not yet been told all that was before: it needs that to
+    /// understand that it was.
+    ///
+    /// # Errors
+    /// As [`Self::guest`].
+    pub fn past_guest<'r>(
+        &'r self,
+        view: &'r View,
+        room: &RoomId,
+        server: &ServerName,
+    ) -> Result<Guest<'r>> {
         let missing = || Error::not_found("The room");
         let nid = self.store.find_room(room)?.ok_or_else(missing)?;
         let head = ROOM_HEADS.get(view, &(nid,))?.ok_or_else(missing)?;
-        if !self.has_server(view, nid, server)? {
+        let has_left = !self.has_server(view, nid, server)?;
+        if has_left && !self.waits_for_news(view, nid, server)? {
             return Err(Error::forbidden(format!("{server} is not in this room")));
         }
         if !self.acl_allows(view, nid, server)? {
@@ -153,13 +174,15 @@ impl Rooms {
             rules: rules.ok_or_else(|| Error::Internal("a room has no version".to_owned()))?,
             users: OnceCell::new(),
             moments: RefCell::default(),
+            has_left,
         })
     }
 
     /// What a server may have of the room of an event, for requests that name no room.
     ///
     /// # Errors
-    /// 404 when this node does not have the event, else as [`Self::guest`].
+    /// 404 when this node does not have the event, else as [`Self::guest`]; a server that was put out may still have what
+    /// it could see before.
     pub fn guest_at<'r>(
         &'r self,
         view: &'r View,
@@ -168,7 +191,8 @@ impl Rooms {
     ) -> Result<(Guest<'r>, Arc<Stored>)> {
         let missing = || Error::not_found("The event");
         let stored = self.find_event(view, event)?.ok_or_else(missing)?;
-        let guest = self.guest(view, &stored.event.header.room_id, server)?;
+        let guest = self.past_guest(view, &stored.event.header.room_id, server)?;
+        guest.must_see(&stored)?;
         if stored.event.header.flags.rejected {
             return Err(missing());
         }
@@ -228,7 +252,7 @@ impl Guest<'_> {
     pub fn sees(&self, stored: &Stored) -> Result<bool> {
         if !stored.has_state() {
             // It goes to every server in the room as a part of states and auth chains.
-            return Ok(true);
+            return Ok(!self.has_left);
         }
         let before = self.moment(stored.facts.before)?;
         let mut after = before.clone();
@@ -248,8 +272,19 @@ impl Guest<'_> {
             }
             _ => {}
         }
-        // The server is in the room now.
-        Ok(may_see(&before, &after, true))
+        Ok(may_see(&before, &after, !self.has_left))
+    }
+
+    /// Fails if the server has left and may not see an event.
+    ///
+    /// # Errors
+    /// 403 then.
+    pub fn must_see(&self, stored: &Stored) -> Result<()> {
+        if self.has_left && !self.sees(stored)? {
+            let server = &self.server;
+            return Err(Error::forbidden(format!("{server} is not in this room")));
+        }
+        Ok(())
     }
 
     fn moment(&self, at: SnapshotId) -> Result<Moment> {
@@ -263,10 +298,11 @@ impl Guest<'_> {
             .map(|stored| visibility_of(&stored.event));
         let mut membership = MembershipState::Leave;
         // Who was there matters only where not all is shown to all who come.
-        if matches!(
+        let is_restricted = matches!(
             visibility,
             Some(HistoryVisibility::Joined | HistoryVisibility::Invited)
-        ) {
+        );
+        if is_restricted || self.has_left {
             for key in self.users()? {
                 let Some(nid) = state.get(key) else { continue };
                 let stored = self.rooms.event(self.view, *nid)?;
@@ -331,6 +367,7 @@ impl Guest<'_> {
         let mut todo: VecDeque<OwnedEventId> = VecDeque::new();
         for id in latest.iter().take(MAX_MISSING_EVENTS) {
             if let Some(stored) = self.rooms.find_event(self.view, id)? {
+                self.must_see(&stored)?;
                 todo.extend(stored.event.prev_events().cloned());
             }
         }
@@ -350,7 +387,7 @@ impl Guest<'_> {
                 continue;
             }
             todo.extend(stored.event.prev_events().cloned());
-            if !stored.event.header.flags.rejected {
+            if !stored.event.header.flags.rejected && (!self.has_left || self.sees(&stored)?) {
                 found.push(stored);
             }
         }

@@ -8,7 +8,7 @@ use crate::{
     protocol::ids::{Position, RoomNid, ServerNid},
     store::{
         Batch, View,
-        schema::{ROOM_SERVERS, SERVER_ROOMS, ServerRow},
+        schema::{LEFT_SERVERS, ROOM_SERVERS, SERVER_ROOMS, ServerRow},
     },
 };
 
@@ -41,6 +41,10 @@ pub(super) fn count(
         },
         since: known.map_or(position, |row| row.since),
     };
+    if row.joined == 0 && !member.is_local {
+        // What was said until now it has a right to, and may not have got yet.
+        LEFT_SERVERS.put(batch, &(member.server, room, row.since), &(position,));
+    }
     set(servers, batch, room, member.server, row);
 }
 
@@ -101,6 +105,45 @@ impl Rooms {
             Some(server) => ROOM_SERVERS.contains(view, &(room, server))?,
             None => false,
         })
+    }
+
+    /// Whether a server has been told, or is to be told, what was said in a room at a position: it has joined users there,
+    /// or had some then and was not told everything yet.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn tells_server(
+        &self,
+        view: &View,
+        (room, server): (RoomNid, ServerNid),
+        at: Position,
+    ) -> Result<bool> {
+        if let Some(row) = ROOM_SERVERS.get(view, &(room, server))?
+            && at >= row.since
+        {
+            return Ok(true);
+        }
+        for row in LEFT_SERVERS.scan(view, &(server, room)) {
+            let ((_, _, since), (until,)) = row?;
+            if (since..=until).contains(&at) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether a server has left a room and was not told everything yet that was said before.
+    pub(super) fn waits_for_news(
+        &self,
+        view: &View,
+        room: RoomNid,
+        server: &ServerName,
+    ) -> Result<bool> {
+        let Some(server) = self.store.find_server(server)? else {
+            return Ok(false);
+        };
+        let row = LEFT_SERVERS.scan(view, &(server, room)).next();
+        Ok(row.transpose()?.is_some())
     }
 
     /// The rooms in which a server has joined users.
