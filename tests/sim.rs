@@ -42,7 +42,9 @@ use std::{
     thread,
 };
 
-use tracing_subscriber::{filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+use tracing_subscriber::{
+    filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
 use world::World;
 
 /// How many seeds are tried when nothing else is said.
@@ -88,7 +90,10 @@ fn at_rest_all_agree() {
         tempfile::env::override_temp_dir(memory).expect("nobody else has said where");
     }
     let seeds: Vec<u64> = match std::env::var("KONTOR_SEED") {
-        Ok(seeds) => seeds.split(',').map(|seed| number("KONTOR_SEED", seed)).collect(),
+        Ok(seeds) => seeds
+            .split(',')
+            .map(|seed| number("KONTOR_SEED", seed))
+            .collect(),
         Err(_) => (0..asked("KONTOR_SEEDS").unwrap_or(SEEDS)).collect(),
     };
     if std::env::var_os("KONTOR_LOG").is_some() {

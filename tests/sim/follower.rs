@@ -32,7 +32,9 @@ pub(crate) struct Follower {
 }
 
 fn list<'a>(part: &'a Value, section: &str) -> &'a [Value] {
-    part[section]["events"].as_array().map_or(&[], Vec::as_slice)
+    part[section]["events"]
+        .as_array()
+        .map_or(&[], Vec::as_slice)
 }
 
 impl Known {
@@ -103,7 +105,9 @@ impl Follower {
             }
             for hole in std::mem::take(&mut known.holes) {
                 let events = history(&client, &Room(id.clone()), &hole).await;
-                known.seen.extend(events.iter().map(|event| text(event, "event_id")));
+                known
+                    .seen
+                    .extend(events.iter().map(|event| text(event, "event_id")));
             }
         }
     }

@@ -285,7 +285,8 @@ impl World {
             for (other, of_other) in &shown {
                 for event in &one.history {
                     let id = text(event, "event_id");
-                    let Some(by) = event["unsigned"]["redacted_because"]["event_id"].as_str() else {
+                    let Some(by) = event["unsigned"]["redacted_because"]["event_id"].as_str()
+                    else {
                         continue;
                     };
                     if of_one.contains(by) && of_other.contains(by) && of_other.contains(&id) {

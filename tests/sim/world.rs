@@ -79,7 +79,10 @@ impl Drop for World {
         for office in &self.offices {
             self.lan.detach(&office.name);
         }
-        #[expect(clippy::print_stderr, reason = "whoever replays a seed wants to see it")]
+        #[expect(
+            clippy::print_stderr,
+            reason = "whoever replays a seed wants to see it"
+        )]
         if std::thread::panicking() && std::env::var_os("KONTOR_SEED").is_some() {
             eprintln!("{}", self.story);
         }
@@ -117,7 +120,10 @@ impl World {
                 |config| {
                     config.server.name.clone_from(&name);
                     for peer in names.iter().filter(|peer| **peer != name) {
-                        config.federation.peers.insert(peer.clone(), Peer::default());
+                        config
+                            .federation
+                            .peers
+                            .insert(peer.clone(), Peer::default());
                     }
                 },
             );
@@ -131,7 +137,10 @@ impl World {
             world.offices.push(office);
             let home = world.offices.len() - 1;
             for user in 0..=world.draw(2) {
-                let client = world.offices[home].node().register(&format!("u{user}")).await;
+                let client = world.offices[home]
+                    .node()
+                    .register(&format!("u{user}"))
+                    .await;
                 world.people.push(Person {
                     follower: Follower::new(&client),
                     client,
@@ -150,7 +159,11 @@ impl World {
         let version = ["10", "11", "12"][self.pick(3)];
         let room = Deed::create(&self.people[creator].client, version).await;
         let room = Arc::new(room);
-        self.tell(&format!("{} makes {} ({version})", self.called(creator), room.0));
+        self.tell(&format!(
+            "{} makes {} ({version})",
+            self.called(creator),
+            room.0
+        ));
         self.rooms.push(room.clone());
         let via = self.offices[self.people[creator].home].name.clone();
         for at in 0..self.people.len() {
@@ -160,7 +173,9 @@ impl World {
                     via: via.clone(),
                 };
                 let client = self.people[at].client.clone();
-                let done = self.until(async move { deed.carry_out(at, client).await }).await;
+                let done = self
+                    .until(async move { deed.carry_out(at, client).await })
+                    .await;
                 assert_eq!(done.status, StatusCode::OK, "{}", done.body);
             }
         }
@@ -303,7 +318,10 @@ impl World {
         for done in done {
             self.tell(&format!(
                 "  {} {:?}: {} {}",
-                self.called(done.who), done.deed, done.status, done.body
+                self.called(done.who),
+                done.deed,
+                done.status,
+                done.body
             ));
             assert!(
                 done.status != StatusCode::INTERNAL_SERVER_ERROR,

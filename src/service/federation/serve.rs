@@ -111,10 +111,10 @@ impl Federation {
         let _seat = WHOLE_STATES.acquire().await;
         let origin = origin.to_owned();
         self.read(move |rooms, view| {
-            let guest = past_guest(rooms, view, &room, &origin)?;
+            let guest = guest(rooms, view, &room, &origin)?;
             let stored = guest.find(&id)?;
             let stored = stored.ok_or_else(|| Error::not_found("The event"))?;
-            guest.must_see(&stored)?;
+            guest.must_have_been_here(&stored)?;
             let chain = rooms.auth_chain(view, &[stored.nid])?;
             let mut out = String::from("{\"auth_chain\":");
             push_events(&mut out, rooms, view, &chain)?;
@@ -161,7 +161,7 @@ impl Federation {
     ) -> Result<String> {
         let origin = origin.to_owned();
         self.read(move |rooms, view| {
-            let guest = past_guest(rooms, view, &room, &origin)?;
+            let guest = guest(rooms, view, &room, &origin)?;
             let events = guest.missing_events(&earliest, &latest, limit, min_depth)?;
             let events = pdus(&guest, &events)?;
             Ok(format!("{{\"events\":[{events}]}}"))
@@ -186,27 +186,11 @@ fn guest<'r>(
     room: &RoomId,
     origin: &ServerName,
 ) -> Result<Guest<'r>> {
-    must_be_known(rooms, view, room, origin)?;
-    rooms.guest(view, room, origin)
-}
-
-/// The same for one that may have been put out and not know it yet.
-fn past_guest<'r>(
-    rooms: &'r Rooms,
-    view: &'r View,
-    room: &RoomId,
-    origin: &ServerName,
-) -> Result<Guest<'r>> {
-    must_be_known(rooms, view, room, origin)?;
-    rooms.past_guest(view, room, origin)
-}
-
-/// Whether we know a room is nobody's business who is not in it.
-fn must_be_known(rooms: &Rooms, view: &View, room: &RoomId, origin: &ServerName) -> Result<()> {
+    let refused = || Error::forbidden(format!("{origin} is not in this room"));
     if rooms.version_of(view, room)?.is_none() {
-        return Err(Error::forbidden(format!("{origin} is not in this room")));
+        return Err(refused());
     }
-    Ok(())
+    rooms.guest(view, room, origin)
 }
 
 /// Events as the server may see them, with commas between.

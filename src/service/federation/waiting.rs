@@ -19,8 +19,8 @@ use crate::{
     store::{
         View,
         schema::{
-            DESTINATIONS, DestinationRow, EXTRA_TARGETS, LEFT_SERVERS, LOCAL_EVENTS, RECEIPTS, ROOM_SERVERS,
-            SERVER_ROOMS,
+            DESTINATIONS, DestinationRow, EXTRA_TARGETS, LEFT_SERVERS, LOCAL_EVENTS, RECEIPTS,
+            ROOM_SERVERS, SERVER_ROOMS,
         },
     },
 };
@@ -191,7 +191,10 @@ impl Outbox {
             if from > until {
                 continue;
             }
-            let bounds = (Bound::Included((room, from)), Bound::Included((room, until)));
+            let bounds = (
+                Bound::Included((room, from)),
+                Bound::Included((room, until)),
+            );
             for row in LOCAL_EVENTS.range(view, &(room,), bounds) {
                 let ((_, position), ()) = row?;
                 let what = What::Event;

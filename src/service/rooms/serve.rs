@@ -27,7 +27,7 @@ use crate::{
     protocol::{
         acl::Acl,
         format,
-        ids::{EventNid, RoomNid, SnapshotId, StateKeyNid},
+        ids::{EventNid, Position, RoomNid, SnapshotId, StateKeyNid},
         version,
         visibility::{Moment, may_see},
     },
@@ -75,8 +75,9 @@ pub struct Guest<'r> {
     /// The entries of a state that are memberships of the server's users.
     users: OnceCell<Vec<StateKeyNid>>,
     moments: RefCell<HashMap<SnapshotId, Moment>>,
-    /// Whether the server has left, and may only have what it could see then.
-    has_left: bool,
+    /// When the server has left, if it has: it may have what was here then, which it needs to understand that it was put
+    /// out.
+    until: Option<Position>,
 }
 
 /// A state, and all that authorises it.
@@ -128,26 +129,8 @@ impl Rooms {
     /// What another server may have of a room.
     ///
     /// # Errors
-    /// 404 when this node does not know the room, 403 when the server is not in it or is kept out.
+    /// 404 when this node does not know the room, 403 when the server is kept out, or is not in it and has been told so.
     pub fn guest<'r>(
-        &'r self,
-        view: &'r View,
-        room: &RoomId,
-        server: &ServerName,
-    ) -> Result<Guest<'r>> {
-        let guest = self.past_guest(view, room, server)?;
-        if guest.has_left {
-            return Err(Error::forbidden(format!("{server} is not in this room")));
-        }
-        Ok(guest)
-    }
-
-    /// The same for a server that may have been put out and not yet been told all that was before: it needs that to
-    /// understand that it was.
-    ///
-    /// # Errors
-    /// As [`Self::guest`].
-    pub fn past_guest<'r>(
         &'r self,
         view: &'r View,
         room: &RoomId,
@@ -156,9 +139,12 @@ impl Rooms {
         let missing = || Error::not_found("The room");
         let nid = self.store.find_room(room)?.ok_or_else(missing)?;
         let head = ROOM_HEADS.get(view, &(nid,))?.ok_or_else(missing)?;
-        let has_left = !self.has_server(view, nid, server)?;
-        if has_left && !self.waits_for_news(view, nid, server)? {
-            return Err(Error::forbidden(format!("{server} is not in this room")));
+        let mut until = None;
+        if !self.has_server(view, nid, server)? {
+            until = self.left_at(view, nid, server)?;
+            if until.is_none() {
+                return Err(Error::forbidden(format!("{server} is not in this room")));
+            }
         }
         if !self.acl_allows(view, nid, server)? {
             return Err(Error::forbidden(format!(
@@ -174,15 +160,14 @@ impl Rooms {
             rules: rules.ok_or_else(|| Error::Internal("a room has no version".to_owned()))?,
             users: OnceCell::new(),
             moments: RefCell::default(),
-            has_left,
+            until,
         })
     }
 
     /// What a server may have of the room of an event, for requests that name no room.
     ///
     /// # Errors
-    /// 404 when this node does not have the event, else as [`Self::guest`]; a server that was put out may still have what
-    /// it could see before.
+    /// 404 when this node does not have the event, else as [`Self::guest`].
     pub fn guest_at<'r>(
         &'r self,
         view: &'r View,
@@ -191,8 +176,8 @@ impl Rooms {
     ) -> Result<(Guest<'r>, Arc<Stored>)> {
         let missing = || Error::not_found("The event");
         let stored = self.find_event(view, event)?.ok_or_else(missing)?;
-        let guest = self.past_guest(view, &stored.event.header.room_id, server)?;
-        guest.must_see(&stored)?;
+        let guest = self.guest(view, &stored.event.header.room_id, server)?;
+        guest.must_have_been_here(&stored)?;
         if stored.event.header.flags.rejected {
             return Err(missing());
         }
@@ -250,9 +235,12 @@ impl Guest<'_> {
     /// # Errors
     /// When the store fails.
     pub fn sees(&self, stored: &Stored) -> Result<bool> {
+        if !self.was_here(stored) {
+            return Ok(false);
+        }
         if !stored.has_state() {
             // It goes to every server in the room as a part of states and auth chains.
-            return Ok(!self.has_left);
+            return Ok(true);
         }
         let before = self.moment(stored.facts.before)?;
         let mut after = before.clone();
@@ -272,19 +260,25 @@ impl Guest<'_> {
             }
             _ => {}
         }
-        Ok(may_see(&before, &after, !self.has_left))
+        // The server is in the room, or was after that.
+        Ok(may_see(&before, &after, true))
     }
 
-    /// Fails if the server has left and may not see an event.
+    /// Whether an event was here before the server left.
+    fn was_here(&self, stored: &Stored) -> bool {
+        self.until.is_none_or(|until| stored.nid.0 <= until.0)
+    }
+
+    /// Fails if an event was not here before the server left.
     ///
     /// # Errors
     /// 403 then.
-    pub fn must_see(&self, stored: &Stored) -> Result<()> {
-        if self.has_left && !self.sees(stored)? {
-            let server = &self.server;
-            return Err(Error::forbidden(format!("{server} is not in this room")));
+    pub fn must_have_been_here(&self, stored: &Stored) -> Result<()> {
+        if self.was_here(stored) {
+            return Ok(());
         }
-        Ok(())
+        let server = &self.server;
+        Err(Error::forbidden(format!("{server} is not in this room")))
     }
 
     fn moment(&self, at: SnapshotId) -> Result<Moment> {
@@ -298,11 +292,10 @@ impl Guest<'_> {
             .map(|stored| visibility_of(&stored.event));
         let mut membership = MembershipState::Leave;
         // Who was there matters only where not all is shown to all who come.
-        let is_restricted = matches!(
+        if matches!(
             visibility,
             Some(HistoryVisibility::Joined | HistoryVisibility::Invited)
-        );
-        if is_restricted || self.has_left {
+        ) {
             for key in self.users()? {
                 let Some(nid) = state.get(key) else { continue };
                 let stored = self.rooms.event(self.view, *nid)?;
@@ -344,6 +337,7 @@ impl Guest<'_> {
     pub fn state_before(&self, id: &EventId) -> Result<StateBefore> {
         let stored = self.find(id)?.filter(|stored| stored.has_state());
         let stored = stored.ok_or_else(|| Error::not_found("The event"))?;
+        self.must_have_been_here(&stored)?;
         let state = self.rooms.store.state(stored.facts.before)?;
         let state: Vec<EventNid> = state.values().copied().collect();
         let auth_chain = self.rooms.auth_chain(self.view, &state)?;
@@ -367,7 +361,7 @@ impl Guest<'_> {
         let mut todo: VecDeque<OwnedEventId> = VecDeque::new();
         for id in latest.iter().take(MAX_MISSING_EVENTS) {
             if let Some(stored) = self.rooms.find_event(self.view, id)? {
-                self.must_see(&stored)?;
+                self.must_have_been_here(&stored)?;
                 todo.extend(stored.event.prev_events().cloned());
             }
         }
@@ -387,7 +381,7 @@ impl Guest<'_> {
                 continue;
             }
             todo.extend(stored.event.prev_events().cloned());
-            if !stored.event.header.flags.rejected && (!self.has_left || self.sees(&stored)?) {
+            if !stored.event.header.flags.rejected {
                 found.push(stored);
             }
         }
@@ -435,7 +429,9 @@ impl Guest<'_> {
     fn walkable(&self, id: &EventId) -> Result<Option<Arc<Stored>>> {
         let found = self.rooms.find_event(self.view, id)?;
         let room = self.rooms.store.room_id(self.room)?;
-        Ok(found.filter(|stored| stored.has_state() && stored.event.header.room_id == *room))
+        Ok(found.filter(|stored| {
+            stored.has_state() && self.was_here(stored) && stored.event.header.room_id == *room
+        }))
     }
 }
 

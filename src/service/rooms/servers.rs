@@ -132,18 +132,18 @@ impl Rooms {
         Ok(false)
     }
 
-    /// Whether a server has left a room and was not told everything yet that was said before.
-    pub(super) fn waits_for_news(
+    /// When a server has left a room of which it may not have been told everything yet that was said before.
+    pub(super) fn left_at(
         &self,
         view: &View,
         room: RoomNid,
         server: &ServerName,
-    ) -> Result<bool> {
+    ) -> Result<Option<Position>> {
         let Some(server) = self.store.find_server(server)? else {
-            return Ok(false);
+            return Ok(None);
         };
-        let row = LEFT_SERVERS.scan(view, &(server, room)).next();
-        Ok(row.transpose()?.is_some())
+        let last = LEFT_SERVERS.last(view, &(server, room))?;
+        Ok(last.map(|(_, (until,))| until))
     }
 
     /// The rooms in which a server has joined users.
