@@ -58,7 +58,10 @@ impl Known {
         }
         for event in list(part, "timeline") {
             let id = text(event, "event_id");
-            assert!(self.piece.insert(id.clone()), "{who} is told of {id} twice");
+            assert!(
+                self.piece.insert(id.clone()),
+                "{who} is told of {id} twice: {part}"
+            );
             self.seen.insert(id);
             self.apply(event);
         }
