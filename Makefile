@@ -28,7 +28,14 @@ test: deps ## Run every test, also with real Matrix clients
 	@scripts/deps.sh test
 	$(CARGO) test --locked
 	@KONTOR_BIN="$$CARGO_TARGET_DIR/debug/kontor" tests/clients/run.sh
+	@KONTOR_BIN="$$CARGO_TARGET_DIR/debug/kontor" tests/offices/run.sh Outage
 	@cd complement && python3 -m unittest test_verdict
+
+.PHONY: interop
+interop: deps ## Share rooms with a real Synapse (see tests/offices/README.md)
+	@scripts/deps.sh test
+	@$(CARGO) build --locked
+	@KONTOR_BIN="$$CARGO_TARGET_DIR/debug/kontor" tests/offices/run.sh Interop
 
 .PHONY: complement
 complement: deps ## Run the whole acceptance suite (see complement/README.md)

@@ -1,5 +1,7 @@
 //! The composition root: starts the parts of the node bottom-up, and stops them in the opposite order.
 
+mod fresh;
+
 use std::{
     fs, io,
     net::SocketAddr,
@@ -9,9 +11,13 @@ use std::{
     time::Duration,
 };
 
+use tokio::signal::unix::Signal;
+
+use self::fresh::Fresh;
 use crate::{
     clock::{Clock, Entropy},
     config::{self, Config, RegistrationMode},
+    control::Control,
     error::Error,
     http::{
         self,
@@ -29,6 +35,9 @@ const LAST_TASKS: Duration = Duration::from_millis(800);
 pub struct App {
     services: Arc<Services>,
     listeners: Listeners,
+    /// Where the command line is answered.
+    control: Option<Control>,
+    fresh: Fresh,
     /// The token for the first account, on the first start only.
     first_token: Option<String>,
 }
@@ -107,7 +116,8 @@ impl App {
         // Before anything else is touched, so that a second node on the same directory changes nothing.
         let store = open_store(&config)?;
         let cost = Cost::real();
-        let transport = Transport::Network(Network::new(&config.federation, &clock)?);
+        let network = Network::new(&config.federation, &clock)?;
+        let transport = Transport::Network(network.clone());
         let services = Services::new(
             Arc::new(config),
             clock.clone(),
@@ -116,22 +126,40 @@ impl App {
             &cost,
             transport,
         )?;
-        let listeners = Listeners::bind(&services.config, clock).await?;
+        let listeners = Listeners::bind(&services.config, clock.clone()).await?;
+        let fresh = Fresh {
+            identity: listeners.identity(),
+            network,
+            clock,
+        };
+        let data_dir = &services.config.server.data_dir;
+        let control = Control::bind(data_dir).inspect_err(|error| {
+            tracing::warn!(%error, "no socket for commands in the data directory, so `kontor peer` does not work");
+        });
         // When nothing else can go wrong: it is shown once, so a start that fails must not use it up.
         let first_token = services.accounts.first_token().await?;
         Ok(Self {
             services: Arc::new(services),
             listeners,
+            control: control.ok(),
+            fresh,
             first_token,
         })
     }
 
-    /// Answers requests until `shutdown` completes, then stops within 5 seconds.
-    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+    /// Answers requests until `shutdown` completes, then stops within 5 seconds. Files with certificates are read again
+    /// at each of `hangups`, by which service managers ask for that.
+    pub async fn run(self, shutdown: impl Future<Output = ()>, hangups: Signal) {
         let services = self.services;
         let kept = services.clone();
         services.tasks.spawn(async move { kept.keep_up().await });
         services.federation.start();
+        services
+            .tasks
+            .spawn(self.fresh.keep(hangups, services.stop.clone()));
+        if let Some(control) = self.control {
+            services.tasks.spawn(control.run(services.clone()));
+        }
         let router = http::router(services.clone());
         let listening = self.listeners.run(router, services.stop.clone());
         tokio::join!(listening, async {

@@ -4,13 +4,15 @@
 //! An authority is a directory with `ca.key` and `ca.pem`. The certificate stays the same for 20 years, while those below
 //! it come and go.
 
+mod issued;
+
 use std::{
     fs::{self, OpenOptions, Permissions},
     io::{self, Write},
     net::IpAddr,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, LazyLock},
     time::Duration,
 };
 
@@ -28,6 +30,7 @@ use rustls::{
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
+pub use self::issued::{Issued, renew_on_this_machine};
 use crate::{clock::Clock, config::Fingerprint};
 
 const DAY: Duration = Duration::from_hours(24);
@@ -130,25 +133,10 @@ impl Authority {
         let Ok(pair) = certified_key(certificate, key) else {
             return Ok(false); // Not there, half written or damaged: a new one mends all of it.
         };
-        let path = self.certificate();
-        let mut roots = RootCertStore::empty();
-        for certificate in read_certificates(&path)? {
-            roots
-                .add(certificate)
-                .map_err(|error| content(&path, error))?;
-        }
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
-            .build()
-            .map_err(|error| content(&path, error))?;
-        let then = UnixTime::since_unix_epoch(self.now() + RENEW_BEFORE);
-        let (server, intermediates) = pair.cert.split_first().expect("a pair has a certificate");
-        Ok(names.iter().all(|name| {
-            ServerName::try_from(name.as_str()).is_ok_and(|name| {
-                verifier
-                    .verify_server_cert(server, intermediates, &name, &[], then)
-                    .is_ok()
-            })
-        }))
+        let roots = read_certificates(&self.certificate())?;
+        let then = self.now() + RENEW_BEFORE;
+        let is_vouched = |name: &String| is_vouched_for(&roots, &pair.cert, name, then);
+        Ok(names.iter().all(is_vouched))
     }
 
     /// Makes a certificate for a server with these names and addresses, and writes it and its key.
@@ -237,6 +225,42 @@ pub fn fingerprint(path: &Path) -> Result<Fingerprint, TlsError> {
     Ok(Fingerprint::of(Sha256::digest(first).into()))
 }
 
+/// The authorities that the system trusts. Reading them takes some milliseconds, so it is done once, and only by those
+/// who need them.
+pub fn system_authorities() -> &'static [CertificateDer<'static>] {
+    static SYSTEM: LazyLock<Vec<CertificateDer<'static>>> = LazyLock::new(|| {
+        let found = rustls_native_certs::load_native_certs();
+        if found.certs.is_empty() {
+            tracing::warn!(
+                "the system trusts no authorities, so only those of federation.ca_files and of peers count"
+            );
+        }
+        found.certs
+    });
+    &SYSTEM
+}
+
+/// Whether one of these authorities vouches for a chain, which begins with the server's certificate, under a name, at a
+/// time since 1970.
+pub fn is_vouched_for(
+    authorities: &[CertificateDer<'static>],
+    chain: &[CertificateDer<'static>],
+    name: &str,
+    then: Duration,
+) -> bool {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(authorities.iter().cloned());
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build();
+    let (Ok(verifier), Some((server, intermediates)), Ok(name)) =
+        (verifier, chain.split_first(), ServerName::try_from(name))
+    else {
+        return false;
+    };
+    let then = UnixTime::since_unix_epoch(then);
+    let verified = verifier.verify_server_cert(server, intermediates, &name, &[], then);
+    verified.is_ok()
+}
+
 /// The chain and the key in these two files, if they belong together.
 pub(crate) fn certified_key(certificate: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
     let chain = read_certificates(certificate)?;
@@ -244,7 +268,11 @@ pub(crate) fn certified_key(certificate: &Path, key: &Path) -> Result<CertifiedK
     CertifiedKey::from_der(chain, secret, &provider()).map_err(|error| content(key, error))
 }
 
-fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+/// The certificates in a PEM file, at least one.
+///
+/// # Errors
+/// When the file cannot be read or holds none.
+pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let pem = read(path)?;
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     match chain {
@@ -254,8 +282,11 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsErr
     }
 }
 
+/// The cryptography of all TLS.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> =
+        LazyLock::new(|| Arc::new(rustls::crypto::ring::default_provider()));
+    PROVIDER.clone()
 }
 
 /// The name of the authority with this key. It holds the beginning of the key's hash, so that a device can trust the

@@ -1,6 +1,7 @@
 //! The command line: turns its words into a run of the node, and every outcome into an exit code.
 
 mod ca;
+mod peer;
 
 use std::{
     io::{self, Write},
@@ -10,6 +11,7 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     app::{App, StartError},
@@ -39,6 +41,9 @@ enum Command {
     /// The organisation's own authority, which makes certificates for all offices
     #[command(subcommand)]
     Ca(ca::Command),
+    /// The other nodes that this one is paired with; the node must run
+    #[command(subcommand)]
+    Peer(peer::Command),
     /// Replaces the key by which a stopped node signs; what was signed with the old one stays valid
     RotateKey(ConfigFile),
 }
@@ -64,6 +69,7 @@ impl Cli {
             Command::Check(file) => check(&file),
             Command::Config(file) => Ok(print_config(&file)),
             Command::Ca(command) => command.run().map_err(Failure::Ca),
+            Command::Peer(command) => command.run(),
             Command::RotateKey(file) => rotate_key(&file),
         };
         match outcome {
@@ -86,9 +92,10 @@ fn serve(file: &ConfigFile) -> Result<ExitCode, Failure> {
         .map_err(StartError::Runtime)?;
     let outcome = runtime.block_on(async {
         let signals = Signals::listen().map_err(StartError::Runtime)?;
+        let hangups = signal(SignalKind::hangup()).map_err(StartError::Runtime)?;
         let app = App::start(config).await?;
         say(&mut io::stdout(), &app.banner());
-        app.run(signals.first()).await;
+        app.run(signals.first(), hangups).await;
         Ok(ExitCode::SUCCESS)
     });
     runtime.shutdown_timeout(LAST_WORK);
@@ -145,14 +152,13 @@ fn raise_open_files() {
 
 /// The signals that ask a process to stop.
 struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
+    terminate: Signal,
+    interrupt: Signal,
 }
 
 impl Signals {
     /// Starts to listen, so that a signal during the start is not lost.
     fn listen() -> io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -180,6 +186,8 @@ enum Failure {
     Start(#[from] StartError),
     #[error("error: {0}")]
     Ca(ca::Failure),
+    #[error("error: {0}")]
+    Peer(peer::Failure),
 }
 
 #[cfg(test)]

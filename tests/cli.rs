@@ -1,5 +1,8 @@
 //! The real program on the command line: what it prints, and with which code it ends.
 
+#[path = "cli/peers.rs"]
+mod peers;
+
 use std::{
     fs,
     io::{BufRead, BufReader, Lines},
@@ -44,11 +47,17 @@ struct Node {
 impl Node {
     /// Starts a node that listens wherever there is room, and waits until it says where.
     fn start(directory: &Path) -> Self {
+        Self::start_with(directory, &[])
+    }
+
+    /// The same with more options.
+    fn start_with(directory: &Path, options: &[(&str, &str)]) -> Self {
         let mut command = kontor(directory, &["serve"]);
         command.env("KONTOR_LISTEN__HTTP", "127.0.0.1:0");
+        command.envs(options.iter().copied());
         let mut child = command
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(fs::File::create(directory.join("log")).expect("a log"))
             .spawn()
             .expect("the program runs");
         let stdout = child.stdout.take().expect("it was piped");

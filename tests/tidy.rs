@@ -56,13 +56,21 @@ const LAYERS: &[Layer] = &[
     },
     Layer {
         name: "remote",
-        may_import: &["protocol", "config", "clock"],
+        may_import: &["protocol", "config", "clock", "coding", "certificates"],
         must_not_contain: &["rocksdb", "axum"],
         exceptions: &[],
     },
     Layer {
         name: "service",
-        may_import: &["protocol", "store", "remote", "config", "clock", "error"],
+        may_import: &[
+            "protocol",
+            "store",
+            "remote",
+            "config",
+            "clock",
+            "certificates",
+            "error",
+        ],
         must_not_contain: &["axum", "rocksdb"],
         exceptions: &[],
     },
@@ -73,12 +81,25 @@ const LAYERS: &[Layer] = &[
             "protocol",
             "config",
             "clock",
+            "coding",
             "certificates",
             "error",
         ],
         must_not_contain: &["rocksdb", "reqwest"],
         // The tests of the listeners need a client.
         exceptions: &[("http/serve/tests.rs", "reqwest")],
+    },
+    Layer {
+        name: "coding",
+        may_import: &[],
+        must_not_contain: &["rocksdb", "axum", "reqwest"],
+        exceptions: &[],
+    },
+    Layer {
+        name: "control",
+        may_import: &["service", "error"],
+        must_not_contain: &["axum", "rocksdb"],
+        exceptions: &[],
     },
     Layer {
         name: "error",
@@ -123,7 +144,7 @@ const SERVICE_RANKS: &[&[&str]] = &[
     &["rooms"],
     &["ephemeral", "e2ee"],
     &["federation", "delivery", "profiles"],
-    &["lifecycle"],
+    &["lifecycle", "peers"],
     &["sync"],
     &["admin", "upkeep"],
 ];

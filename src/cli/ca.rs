@@ -1,9 +1,7 @@
 //! `kontor ca`: an authority for a whole organisation, so that its offices can trust each other without anybody outside.
 
 use std::{
-    fs::{self, OpenOptions},
-    io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    io,
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -11,17 +9,13 @@ use std::{
 
 use clap::{Args, Subcommand};
 use rustls::pki_types::ServerName;
-use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::say;
 use crate::{
-    certificates::{self, Authority, RENEW_BEFORE, SERVER_VALIDITY, TlsError, in_certificate},
+    certificates::{self, Authority, Issued, RENEW_BEFORE, TlsError, in_certificate},
     clock::Clock,
 };
-
-/// What was issued, one JSON object a line.
-const LEDGER: &str = "issued.jsonl";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -66,17 +60,6 @@ pub(super) enum Failure {
     Name(String),
     #[error("{0}\nLook whether the directory is there and may be written to.")]
     Tls(#[from] TlsError),
-    #[error("{path}: {problem}\nLook whether the file is whole and may be written to.")]
-    Ledger { path: PathBuf, problem: String },
-}
-
-/// A line of the ledger.
-#[derive(Debug, Deserialize, Serialize)]
-struct Issued {
-    names: Vec<String>,
-    /// The end of the certificate, in seconds since 1970.
-    until: u64,
-    fingerprint: String,
 }
 
 impl Command {
@@ -128,20 +111,13 @@ fn make(directory: &Path, names: &[String], clock: Clock) -> Result<String, Fail
     let first = &bare[0];
     let certificate = made.join(format!("{first}.pem"));
     let key = made.join(format!("{first}.key"));
-    authority.issue(&bare, &certificate, &key)?;
-    let until = Duration::from_millis(clock.now_ms()) + SERVER_VALIDITY;
-    let issued = Issued {
-        until: until.as_secs(),
-        fingerprint: certificates::fingerprint(&certificate)?.to_string(),
-        names: bare.clone(),
-    };
-    note(&directory.join(LEDGER), &issued)?;
+    let issued = authority.issue_noted(&bare, &certificate, &key)?;
     Ok(format!(
         "The certificate for {names} is made; it is good until {until}.\n  \
          {certificate}\n  {key}   (secret)\n  SHA-256 {print}\n\
          Next: copy both to the node, as its user's and readable by nobody else, and set there\n  \
          [listen]  https = \"0.0.0.0:8448\"  tls_certificate = \"{first}.pem\"  tls_key = \"{first}.key\"\n\
-         A running node takes a renewed file within the hour. Renew with the same command before {renew}.",
+         A running node takes a renewed file within a minute. Renew with the same command before {renew}.",
         names = bare.join(", "),
         until = day(issued.until),
         certificate = certificate.display(),
@@ -163,7 +139,7 @@ fn show(directory: &Path, clock: Clock) -> Result<String, Failure> {
     ];
     let now = clock.now_ms() / 1_000;
     let mut newest: Vec<Issued> = Vec::new();
-    for issued in ledger(&directory.join(LEDGER))? {
+    for issued in authority.issued()? {
         newest.retain(|older| older.names.first() != issued.names.first());
         newest.push(issued);
     }
@@ -200,43 +176,9 @@ fn day(seconds: u64) -> String {
     time.date().to_string()
 }
 
-fn note(path: &Path, issued: &Issued) -> Result<(), Failure> {
-    let failed = |problem: String| Failure::Ledger {
-        path: path.to_owned(),
-        problem,
-    };
-    let line = serde_json::to_string(issued).map_err(|e| failed(e.to_string()))?;
-    let file = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(path);
-    let mut file = file.map_err(|e| failed(e.to_string()))?;
-    writeln!(file, "{line}").map_err(|e| failed(e.to_string()))
-}
-
-fn ledger(path: &Path) -> Result<Vec<Issued>, Failure> {
-    let failed = |problem: String| Failure::Ledger {
-        path: path.to_owned(),
-        problem,
-    };
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(failed(error.to_string())),
-    };
-    let lines = text.lines().enumerate();
-    lines
-        .map(|(index, line)| {
-            let wrong = |e: serde_json::Error| failed(format!("line {}: {e}", index + 1));
-            serde_json::from_str(line).map_err(wrong)
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::{fs, os::unix::fs::PermissionsExt as _};
 
     use super::*;
 

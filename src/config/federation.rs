@@ -70,15 +70,6 @@ impl Default for Peer {
 }
 
 impl Federation {
-    /// Whether the node talks with this server at all. A look into a map: it may be asked before anything else.
-    pub fn admits(&self, server: &ServerName) -> bool {
-        match self.mode {
-            FederationMode::Open => true,
-            FederationMode::Closed => self.peers.contains_key(server),
-            FederationMode::Off => false,
-        }
-    }
-
     /// Whether a server outside the peer table may have this address although it is private.
     pub fn allows(&self, address: IpAddr) -> bool {
         self.allowed_ranges

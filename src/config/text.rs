@@ -24,19 +24,48 @@ macro_rules! as_text {
     };
 }
 
+/// What a number is counted in.
+struct Units {
+    /// Names and factors from the largest, so that the first one that divides a number is the shortest way to write it.
+    units: [(&'static str, u64); 4],
+    /// How zero is written, which every unit divides.
+    nothing: &'static str,
+}
+
+impl Units {
+    /// The number that a text such as `64MiB` means.
+    fn parse(&self, text: &str) -> Option<u64> {
+        let digits = text.find(|c: char| !c.is_ascii_digit());
+        let (number, unit) = text.split_at(digits.unwrap_or(text.len()));
+        let mut units = self.units.iter();
+        let (_, factor) = units.find(|(name, _)| *name == unit.trim())?;
+        number.parse::<u64>().ok()?.checked_mul(*factor)
+    }
+
+    fn write(&self, number: u64, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut units = self.units.iter();
+        match units.find(|(_, factor)| number.is_multiple_of(*factor)) {
+            Some((name, factor)) if number != 0 => write!(f, "{}{name}", number / factor),
+            _ => f.write_str(self.nothing),
+        }
+    }
+}
+
 /// A number of bytes, written like `64MiB`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteSize(u64);
 
 as_text!(ByteSize);
 
-/// Units from the largest, so that the first one that divides a size is the shortest way to write it.
-const UNITS: [(&str, u64); 4] = [
-    ("GiB", 1 << 30),
-    ("MiB", 1 << 20),
-    ("KiB", 1 << 10),
-    ("B", 1),
-];
+const SIZES: Units = Units {
+    units: [
+        ("GiB", 1 << 30),
+        ("MiB", 1 << 20),
+        ("KiB", 1 << 10),
+        ("B", 1),
+    ],
+    nothing: "0B",
+};
 
 impl ByteSize {
     /// So many times 1,048,576 bytes.
@@ -54,19 +83,8 @@ impl FromStr for ByteSize {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let digits = text
-            .find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(text.len());
-        let (number, unit) = text.split_at(digits);
-        let factor = UNITS
-            .iter()
-            .find(|(name, _)| *name == unit.trim())
-            .map(|(_, factor)| *factor);
-        number
-            .parse::<u64>()
-            .ok()
-            .zip(factor)
-            .and_then(|(number, factor)| number.checked_mul(factor))
+        SIZES
+            .parse(text)
             .map(Self)
             .ok_or_else(|| format!("\"{text}\" is not a size; write a whole number and B, KiB, MiB or GiB, as in \"64MiB\""))
     }
@@ -74,11 +92,7 @@ impl FromStr for ByteSize {
 
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (name, factor) = UNITS
-            .into_iter()
-            .find(|(_, factor)| self.0 != 0 && self.0.is_multiple_of(*factor))
-            .unwrap_or(("B", 1));
-        write!(f, "{}{name}", self.0 / factor)
+        SIZES.write(self.0, f)
     }
 }
 
@@ -204,8 +218,10 @@ pub struct Span(Duration);
 
 as_text!(Span);
 
-/// Units from the largest, so that the first one that divides a length is the shortest way to write it.
-const TIMES: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+const TIMES: Units = Units {
+    units: [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)],
+    nothing: "0s",
+};
 
 impl Span {
     /// So many seconds.
@@ -223,19 +239,8 @@ impl FromStr for Span {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let digits = text
-            .find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(text.len());
-        let (number, unit) = text.split_at(digits);
-        let factor = TIMES
-            .iter()
-            .find(|(name, _)| *name == unit.trim())
-            .map(|(_, factor)| *factor);
-        number
-            .parse::<u64>()
-            .ok()
-            .zip(factor)
-            .and_then(|(number, factor)| number.checked_mul(factor))
+        TIMES
+            .parse(text)
             .map(|milliseconds| Self(Duration::from_millis(milliseconds)))
             .ok_or_else(|| format!("\"{text}\" is not a length of time; write a whole number and ms, s, m or h, as in \"60s\""))
     }
@@ -244,11 +249,7 @@ impl FromStr for Span {
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let milliseconds = u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX);
-        let (name, factor) = TIMES
-            .into_iter()
-            .find(|(_, factor)| milliseconds != 0 && milliseconds.is_multiple_of(*factor))
-            .unwrap_or(("s", 1_000));
-        write!(f, "{}{name}", milliseconds / factor)
+        TIMES.write(milliseconds, f)
     }
 }
 

@@ -25,6 +25,7 @@ use serde_json::error::Category;
 
 use super::{
     body::{self, BodyError},
+    federation::coding::decoded,
     peer::PeerAddr,
 };
 use crate::{
@@ -59,6 +60,14 @@ pub(super) struct Accepts {
 /// The longest body of most endpoints: many events in one, each of which may have 64 KiB.
 pub(super) const USUAL_BODY: u64 = 1 << 20;
 
+impl Accepts {
+    /// What most endpoints accept.
+    pub(super) const USUAL: Self = Self {
+        guests: false,
+        body: USUAL_BODY,
+    };
+}
+
 impl<R: IncomingRequest<Authentication: Scheme>> Ruma<R> {
     /// Authenticates first, so that strangers cannot make us read much.
     pub(super) async fn extract(
@@ -82,6 +91,7 @@ impl<R: IncomingRequest<Authentication: Scheme>> Ruma<R> {
         let path = path.map_err(|_| Error::invalid_param("The path is not UTF-8"))?;
         let path: Vec<_> = path.iter().map(|(_, value)| value).collect();
         let body = body::read(body, accepts.body).await.map_err(refused)?;
+        let body = decoded(&parts.headers, body, accepts.body).await?;
         let sent = body.clone();
         let body = object_or_nothing(&parts.method, body)?;
         let requester = R::Authentication::prove(claim, services, &parts, &sent).await?;

@@ -44,6 +44,7 @@ pub fn router(services: Arc<Services>) -> Router {
         .finish()
         .fallback(async || unrecognized(StatusCode::NOT_FOUND))
         .method_not_allowed_fallback(async || unrecognized(StatusCode::METHOD_NOT_ALLOWED))
+        .layer(from_fn(federation::coding::answer))
         .layer(from_fn(cross_origin))
         .with_state(services)
 }

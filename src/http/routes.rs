@@ -13,7 +13,7 @@ use ruma::api::{IncomingRequest, path_builder::PathBuilder};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    extract::{Accepts, Ruma, Scheme, USUAL_BODY},
+    extract::{Accepts, Ruma, Scheme},
     respond::{Answer, respond},
 };
 use crate::{
@@ -54,13 +54,7 @@ impl Routes {
         F: Fn(Arc<Services>, Ruma<R>) -> Fut + Clone + Send + Sync + 'static,
         Fut: Future<Output = Result<A>> + Send + 'static,
     {
-        self.accepting(
-            Accepts {
-                guests: false,
-                body: USUAL_BODY,
-            },
-            handler,
-        )
+        self.accepting(Accepts::USUAL, handler)
     }
 
     /// An endpoint that guests may use as well. See "Guest access".
@@ -74,7 +68,7 @@ impl Routes {
         self.accepting(
             Accepts {
                 guests: true,
-                body: USUAL_BODY,
+                ..Accepts::USUAL
             },
             handler,
         )

@@ -11,9 +11,10 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use super::tls::Identity;
 use super::{
     connection::{self, Activity, Shared, Watched},
-    tls::{Identity, TlsError},
+    tls::TlsError,
 };
 use crate::{
     clock::Clock,
@@ -31,9 +32,6 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// How long to wait after the system refused a connection, usually for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// How often certificate files are read again.
-const REFRESH: Duration = Duration::from_hours(1);
 
 /// Bound sockets, ready to serve.
 #[derive(Debug)]
@@ -108,6 +106,13 @@ impl Listeners {
             .and_then(|(listener, _)| listener.local_addr().ok())
     }
 
+    /// The certificate, which has to be refreshed now and then; none without HTTPS.
+    pub fn identity(&self) -> Option<Arc<Identity>> {
+        self.https
+            .as_ref()
+            .map(|(_, identity)| Arc::clone(identity))
+    }
+
     /// Answers requests with `router` until `stop` is cancelled. Then nobody new is let in, running requests finish,
     /// and after 4 seconds at the latest every connection is closed.
     pub async fn run(self, router: Router, stop: CancellationToken) {
@@ -130,11 +135,6 @@ impl Listeners {
             tasks.spawn(doors.clone().accept(listener, None));
         }
         if let Some((listener, identity)) = self.https {
-            tasks.spawn(refresh(
-                Arc::clone(&identity),
-                doors.shared.clock.clone(),
-                stop.clone(),
-            ));
             tasks.spawn(doors.clone().accept(listener, Some(identity)));
         }
         drop(doors);
@@ -219,22 +219,6 @@ async fn admit(
         Ok(Ok(stream)) => connection::serve(stream, peer, activity, shared).await,
         Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
         Err(_) => tracing::debug!(%peer, "TLS handshake took too long"),
-    }
-}
-
-/// Keeps the certificate fresh for as long as the node runs.
-async fn refresh(identity: Arc<Identity>, clock: Clock, stop: CancellationToken) {
-    while stop
-        .run_until_cancelled(clock.sleep(REFRESH))
-        .await
-        .is_some()
-    {
-        let identity = Arc::clone(&identity);
-        // Reads and perhaps writes files, and computes keys.
-        let refreshed = tokio::task::spawn_blocking(move || identity.refresh()).await;
-        if let Ok(Err(error)) = refreshed {
-            tracing::error!(%error, "the certificate could not be renewed; the one in use stays");
-        }
     }
 }
 

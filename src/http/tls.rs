@@ -1,31 +1,55 @@
 //! The certificate of the HTTPS listener: from files, or made by a private authority that lives in the data directory.
 //!
+//! The files are read again while the node runs, and what is soon over is renewed, or the log says who must do it.
+//!
 //! With the private authority, an office needs no public name and no outside service. Whoever shall trust the node
 //! installs `tls/ca.pem`; it stays the same for 20 years, while server certificates come and go below it.
 
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
-use parking_lot::RwLock;
-use rustls::ServerConfig;
+use parking_lot::{Mutex, RwLock};
+use rustls::{ServerConfig, pki_types::CertificateDer};
 
 pub(super) use crate::certificates::TlsError;
 use crate::{
-    certificates::{self, certified_key, in_certificate, provider},
+    certificates::{
+        self, RENEW_BEFORE, certified_key, in_certificate, is_vouched_for, provider,
+        read_certificates, renew_on_this_machine, system_authorities,
+    },
     clock::Clock,
     config::{BaseUrl, Config},
 };
 
+/// How often the log says that somebody must renew a certificate.
+const REMIND: Duration = Duration::from_hours(24);
+
+/// How long before its end the log begins to say so of a certificate that others renew: those of public authorities are
+/// renewed by a program, often a month before.
+const REMIND_BEFORE: Duration = Duration::from_hours(24 * 14);
+
 /// What the HTTPS listener shows to its clients.
 #[derive(Debug)]
-pub(super) struct Identity {
+pub struct Identity {
     certificate: PathBuf,
     key: PathBuf,
     /// Makes these two files, when they are not the administrator's.
     authority: Option<Authority>,
-    current: RwLock<Arc<ServerConfig>>,
+    /// The server name and `federation.ca_files`, for saying what ends.
+    name: String,
+    ca_files: Vec<PathBuf>,
+    clock: Clock,
+    current: RwLock<Current>,
+    reminded: Mutex<Option<Instant>>,
+}
+
+#[derive(Debug)]
+struct Current {
+    chain: Vec<CertificateDer<'static>>,
+    config: Arc<ServerConfig>,
 }
 
 impl Identity {
@@ -35,7 +59,7 @@ impl Identity {
             match (&config.listen.tls_certificate, &config.listen.tls_key) {
                 (Some(certificate), Some(key)) => (certificate.clone(), key.clone(), None),
                 _ => {
-                    let authority = Authority::new(config, clock);
+                    let authority = Authority::new(config, clock.clone());
                     (
                         authority.path("server.pem"),
                         authority.path("server.key"),
@@ -51,34 +75,95 @@ impl Identity {
             certificate,
             key,
             authority,
+            name: in_certificate(config.server.name.host()),
+            ca_files: config.federation.ca_files.clone(),
+            clock,
+            reminded: Mutex::default(),
         })
     }
 
     /// The configuration for the next connection.
     pub(super) fn current(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.current.read())
+        Arc::clone(&self.current.read().config)
     }
 
-    /// Renews the certificate if it is ours and soon over, and reads the files again. Blocks.
-    pub(super) fn refresh(&self) -> Result<(), TlsError> {
+    /// Renews the certificate if it is soon over and that can be done here, and reads the files again. Says whether
+    /// anything is different. Blocks.
+    ///
+    /// # Errors
+    /// When a file cannot be used; then what was read before stays in force.
+    pub fn refresh(&self) -> Result<bool, TlsError> {
         if let Some(authority) = &self.authority {
             authority.renew()?;
+        } else if let Some(made) = renew_on_this_machine(&self.certificate, &self.key, &self.clock)?
+        {
+            tracing::info!(names = ?made.names, "the authority on this machine made a new server certificate");
         }
-        *self.current.write() = load(&self.certificate, &self.key)?;
-        Ok(())
+        let new = load(&self.certificate, &self.key)?;
+        let is_other = new.chain != self.current.read().chain;
+        if is_other {
+            *self.current.write() = new;
+        }
+        self.remind();
+        Ok(is_other)
+    }
+
+    /// Says now and then that somebody else must renew the certificate.
+    fn remind(&self) {
+        let now = self.clock.instant();
+        let is_said = |at: Instant| now - at < REMIND;
+        if self.authority.is_some() || self.reminded.lock().is_some_and(is_said) {
+            return;
+        }
+        if let Some(advice) = self.ends_soon() {
+            *self.reminded.lock() = Some(now);
+            tracing::warn!(certificate = %self.certificate.display(), "the certificate ends soon: {advice}");
+        }
+    }
+
+    /// What to do about a certificate that is soon over.
+    fn ends_soon(&self) -> Option<String> {
+        let chain = self.current.read().chain.clone();
+        let now = Duration::from_millis(self.clock.now_ms());
+        let ends = |roots: &[CertificateDer<'static>], before: Duration| {
+            let good = |then| is_vouched_for(roots, &chain, &self.name, then);
+            good(now) && !good(now + before)
+        };
+        let ours: Vec<_> = self
+            .ca_files
+            .iter()
+            .filter_map(|file| read_certificates(file).ok())
+            .collect();
+        if ends(&ours.concat(), RENEW_BEFORE) {
+            return Some(format!(
+                "run `kontor ca issue {}` with all its addresses where the authority is, and copy the two files here",
+                self.name
+            ));
+        }
+        // The authority's own certificate may be at the end of the file, or the certificate its own authority.
+        let others = [
+            system_authorities(),
+            &chain[chain.len().saturating_sub(1)..],
+        ]
+        .concat();
+        ends(&others, REMIND_BEFORE).then(|| "renew it with the program that made it".to_owned())
     }
 }
 
 /// A TLS configuration with the certificate in these two files.
-fn load(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
+fn load(certificate: &Path, key: &Path) -> Result<Current, TlsError> {
     let pair = certified_key(certificate, key)?;
+    let chain = pair.cert.clone();
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .expect("the provider knows the default versions")
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(pair)));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+    Ok(Current {
+        chain,
+        config: Arc::new(config),
+    })
 }
 
 /// Makes certificates for this node alone.
@@ -152,7 +237,7 @@ fn host_of_url(url: &BaseUrl) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
+    use std::{fs, os::unix::fs::PermissionsExt};
 
     use super::*;
 
@@ -228,6 +313,48 @@ mod tests {
         fs::remove_file(directory.path().join("tls/ca.key")).unwrap();
         open(&config);
         assert_ne!(server(), mended);
+    }
+
+    #[test]
+    fn files_that_change_are_taken_and_their_end_is_foretold() {
+        let directory = tempfile::tempdir().unwrap();
+        let (ca, node) = (directory.path().join("ca"), directory.path().join("node"));
+        let clock = Clock::manual(Clock::real().now_ms());
+        let authority = certificates::Authority::open_or_make(&ca, clock.clone()).unwrap();
+        fs::create_dir(&node).unwrap();
+        let (pem, key) = (node.join("a.pem"), node.join("a.key"));
+        let issue = || {
+            authority
+                .issue(&["office.example".to_owned()], &pem, &key)
+                .unwrap();
+        };
+        issue();
+        let mut config = config(directory.path());
+        config.listen.tls_certificate = Some(pem.clone());
+        config.listen.tls_key = Some(key.clone());
+        config.federation.ca_files = vec![authority.certificate()];
+        let identity = Identity::open(&config, clock.clone()).unwrap();
+        assert!(!identity.refresh().unwrap());
+        assert_eq!(identity.ends_soon(), None);
+        clock.advance(DAY * 370);
+        let advice = identity.ends_soon().expect("a month is left");
+        assert!(
+            advice.contains("kontor ca issue office.example"),
+            "{advice}"
+        );
+        assert!(!identity.refresh().unwrap());
+        assert!(identity.reminded.lock().is_some());
+
+        let before = identity.current();
+        issue();
+        assert!(identity.refresh().unwrap());
+        assert!(!Arc::ptr_eq(&before, &identity.current()));
+        assert_eq!(identity.ends_soon(), None);
+        // Half written: what was read before stays.
+        fs::write(&pem, "-----BEGIN").unwrap();
+        let before = identity.current();
+        assert!(identity.refresh().is_err());
+        assert!(Arc::ptr_eq(&before, &identity.current()));
     }
 
     #[test]

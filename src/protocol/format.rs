@@ -69,6 +69,18 @@ pub fn push_client(out: &mut String, event: &Event, shape: Shape, unsigned: &Uns
 /// by them it can be told that a room is the one that it says. See "Stripped state".
 #[must_use]
 pub fn stripped(event: &Event) -> String {
+    let is_create = event.header.event_type == TimelineEventType::RoomCreate;
+    strip(event, is_create, is_create)
+}
+
+/// An event as those see it who look at the tree of a space: with its time, by which children are ordered. See
+/// `children_state` in the answer of `/hierarchy`.
+#[must_use]
+pub fn stripped_with_time(event: &Event) -> String {
+    strip(event, false, true)
+}
+
+fn strip(event: &Event, with_id: bool, with_time: bool) -> String {
     let header = &event.header;
     let mut out = String::with_capacity(event.client.len() + 64);
     out.push_str("{\"content\":");
@@ -79,9 +91,11 @@ pub fn stripped(event: &Event) -> String {
     push_string(&mut out, header.state_key.as_deref().unwrap_or_default());
     out.push_str(",\"type\":");
     push_string(&mut out, &header.event_type.to_string());
-    if header.event_type == TimelineEventType::RoomCreate {
+    if with_id {
         out.push_str(",\"event_id\":");
         push_string(&mut out, header.id.as_str());
+    }
+    if with_time {
         out.push_str(",\"origin_server_ts\":");
         out.push_str(&header.origin_server_ts.get().to_string());
     }

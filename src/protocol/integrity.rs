@@ -22,6 +22,7 @@ use serde::{
 use sha2::{Digest, Sha256};
 
 use super::format::push_string;
+use super::version;
 
 /// The greatest size of a complete event with its signatures, in bytes. See "Size limits" in the client-server API.
 pub const MAX_EVENT_BYTES: usize = 65_536;
@@ -599,7 +600,12 @@ pub fn check_format(
     }
     for key in ["type", "sender", "room_id", "event_id", "state_key"] {
         match object.get(key) {
-            Some(CanonicalJsonValue::String(text)) => check_id_size(key, text)?,
+            Some(CanonicalJsonValue::String(text)) => {
+                let in_characters = version::counts_characters(rules, key);
+                if !in_characters || text.chars().count() > MAX_ID_BYTES {
+                    check_id_size(key, text)?;
+                }
+            }
             Some(_) => return Err(malformed(format!("`{key}` is not a string"))),
             None => {}
         }

@@ -12,6 +12,7 @@ pub mod ids;
 pub mod ingest;
 pub mod integrity;
 pub mod membership;
+pub mod pairing;
 pub mod path;
 pub mod push;
 pub mod resolve;

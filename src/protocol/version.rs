@@ -52,6 +52,15 @@ pub fn rules(version: &RoomVersionId) -> Option<&'static RoomVersionRules> {
     })
 }
 
+/// Whether the size of this member of an event is counted in characters. Servers have always done that with types and
+/// state keys, so old rooms have such events; since room version 11 all count bytes.
+#[must_use]
+pub fn counts_characters(rules: &RoomVersionRules, member: &str) -> bool {
+    // What came with that version as well.
+    let is_before_11 = !rules.authorization.use_room_create_sender;
+    is_before_11 && (member == "type" || member == "state_key")
+}
+
 /// The served versions as clients are told them. See "Capabilities negotiation", `m.room_versions`.
 #[must_use]
 pub fn available() -> BTreeMap<RoomVersionId, RoomVersionStability> {

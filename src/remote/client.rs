@@ -4,26 +4,20 @@
 //! looks the server's way up anew, so a change of address needs no more than the end of the old connections.
 
 use std::{
-    error::Error as StdError,
     fmt,
     future::pending,
     io,
     net::{IpAddr, SocketAddr},
-    pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll},
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
-use http::{HeaderValue, Request, Response, Uri, header};
-use http_body_util::{BodyExt as _, Full};
-use hyper::{body::Incoming, rt::ReadBufCursor};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
 use hyper_util::{
-    client::legacy::{
-        Client,
-        connect::{Connected, Connection},
-    },
+    client::legacy::Client,
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
 use quick_cache::sync::Cache;
@@ -34,21 +28,28 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
     address,
+    body::{collect, compressed, whole},
+    connection::{Connector, kind_of, kind_of_io},
     dns::{Dns, FixedNames},
-    error::{Kind, tame},
+    error::Kind,
+    peers::{Peer, Peers},
     resolver::{Resolver, Route, Target},
-    trust::{Trust, TrustError, explain},
+    trust::{Trust, TrustError},
 };
-use crate::{clock::Clock, config::Federation};
+use crate::{
+    clock::Clock,
+    coding::{Coding, OFFER, WORTH},
+    config::Federation,
+};
 
 /// How long a connection attempt to one address may take when there are others to try.
 const CONNECT: Duration = Duration::from_secs(4);
 
+/// The same for a peer, which is near, and tried again soon: a longer attempt would ask ever less often.
+const CONNECT_PEER: Duration = Duration::from_secs(3);
+
 /// How long all attempts and the handshake together may take.
 const CONNECT_ALL: Duration = Duration::from_secs(15);
-
-/// An answer of which nothing comes for so long has ended.
-const STALL: Duration = Duration::from_secs(30);
 
 /// How long a connection without requests is kept. Our own nodes close theirs after 75 seconds.
 const IDLE: Duration = Duration::from_secs(70);
@@ -112,18 +113,28 @@ pub struct Network(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    federation: Arc<Federation>,
+    federation: Federation,
+    peers: Peers,
     dns: Dns,
     ports: Ports,
     trust: Trust,
     resolver: Resolver,
     servers: Cache<OwnedServerName, Arc<Server>>,
+    /// How bodies may be compressed that are sent to a server, as it has said itself. Kept when the link breaks.
+    codings: Cache<OwnedServerName, Coding>,
 }
 
 /// The connections to one server.
 struct Server {
     client: Client<Connector, Full<Bytes>>,
     seats: Semaphore,
+}
+
+impl Server {
+    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Kind> {
+        let sent = self.client.request(request).await;
+        sent.map_err(|error| kind_of(&error))
+    }
 }
 
 impl fmt::Debug for Server {
@@ -161,15 +172,55 @@ impl Network {
         dns: Dns,
         ports: Ports,
     ) -> Result<Self, TrustError> {
-        let federation = Arc::new(federation.clone());
         Ok(Self(Arc::new(Shared {
-            trust: Trust::load(&federation, clock.clone())?,
-            resolver: Resolver::new(federation.clone(), clock.clone(), ports),
+            trust: Trust::load(federation, clock.clone())?,
+            peers: Peers::load(federation)?,
+            resolver: Resolver::new(clock.clone(), ports),
             servers: Cache::new(SERVERS),
-            federation,
+            codings: Cache::new(SERVERS),
+            federation: federation.clone(),
             dns,
             ports,
         })))
+    }
+
+    /// Reads the files with authorities again; says whether anything is different. Then new connections are made, as the
+    /// old ones may rest on an authority that is trusted no more. Blocks.
+    ///
+    /// # Errors
+    /// When a file cannot be used; then what was read before stays in force.
+    pub fn reload(&self) -> Result<bool, TrustError> {
+        let shared = &self.0;
+        let is_other = shared.trust.reload(&shared.federation)?;
+        if is_other {
+            shared.peers.forget_tls();
+        }
+        let changed = shared.peers.reload(&shared.federation)? || is_other;
+        if changed {
+            shared.servers.clear();
+        }
+        Ok(changed)
+    }
+
+    /// Connects to a server, wherever it is now.
+    pub(super) async fn connect_to(
+        &self,
+        server: &ServerName,
+    ) -> Result<TlsStream<TcpStream>, Kind> {
+        let route = self.0.resolver.route(server, self).await?;
+        let known = self.0.peers.get(server);
+        let tls = self.0.trust.of(server, known.as_deref());
+        self.connect(&route, tls).await
+    }
+
+    pub(super) fn peers(&self) -> &Peers {
+        &self.0.peers
+    }
+
+    /// Forgets the connections to a server and the way to it, because either is no good any more.
+    pub(super) fn forget(&self, server: &ServerName) {
+        self.0.servers.remove(server);
+        self.0.resolver.forget(server);
     }
 
     pub(super) fn dns(&self) -> &Dns {
@@ -200,10 +251,26 @@ impl Network {
         {
             // A kept connection may be as dead as the link was; the next request begins with a new one, on a way that
             // is looked up again.
-            self.0.servers.remove(server);
-            self.0.resolver.forget(server);
+            self.forget(server);
         }
         outcome
+    }
+
+    /// Sends a request to a server as if it were a peer like this, over a connection of its own.
+    pub(super) async fn exchange_as(
+        &self,
+        server: &ServerName,
+        peer: &Peer,
+        request: Request<Bytes>,
+        limits: Limits,
+    ) -> Result<Response<Bytes>, Kind> {
+        let work = async {
+            let route = self.0.resolver.find(server, Some(peer), self).await?;
+            let tls = self.0.trust.of_peer(server, peer);
+            self.once(&route, &tls, request, limits.body).await
+        };
+        let outcome = timeout(limits.time, work).await;
+        outcome.unwrap_or(Err(Kind::Timeout(limits.time)))
     }
 
     async fn attempt(
@@ -212,7 +279,6 @@ impl Network {
         mut request: Request<Bytes>,
         most: u64,
     ) -> Result<Response<Bytes>, Kind> {
-        let unsendable = |e: &dyn fmt::Display| Kind::Request(e.to_string());
         let route = self.0.resolver.route(server, self).await?;
         let path = request.uri().path_and_query();
         let path = path.ok_or_else(|| unsendable(&"there is no path"))?;
@@ -221,15 +287,42 @@ impl Network {
             .authority(route.host.as_str())
             .path_and_query(path.clone());
         *request.uri_mut() = uri.build().map_err(|e| unsendable(&e))?;
-        let host = HeaderValue::from_str(&route.host).map_err(|e| unsendable(&e))?;
-        request.headers_mut().insert(header::HOST, host);
+        set_host(&mut request, &route.host)?;
 
-        let server = self.server(server);
-        let _seat = server.seats.acquire().await.expect("it is never closed");
-        let response = server.client.request(request.map(Full::new)).await;
-        let (parts, body) = response.map_err(|error| kind_of(&error))?.into_parts();
-        let body = collect(body, most).await?;
-        Ok(Response::from_parts(parts, body))
+        request
+            .headers_mut()
+            .insert(header::ACCEPT_ENCODING, HeaderValue::from_static(OFFER));
+
+        let one = self.server(server);
+        let _seat = one.seats.acquire().await.expect("it is never closed");
+        let coding = self.0.codings.get(server);
+        let coding = coding.filter(|_| request.body().len() >= WORTH);
+        if let Some(coding) = coding {
+            let response = one.send(compressed(&request, coding).await?).await?;
+            if response.status() != StatusCode::UNSUPPORTED_MEDIA_TYPE {
+                self.note_coding(server, response.headers());
+                return whole(response, most).await;
+            }
+            // Another program has the name now. Nothing was done there yet, so the same may be said once more.
+            self.0.codings.remove(server);
+        }
+        let response = one.send(request.map(Full::new)).await?;
+        self.note_coding(server, response.headers());
+        whole(response, most).await
+    }
+
+    /// Takes note of what an answer says about the requests to come. One that says nothing may be a proxy's.
+    fn note_coding(&self, server: &ServerName, headers: &HeaderMap) {
+        let said = headers.get(header::ACCEPT_ENCODING);
+        let Some(said) = said.and_then(|said| said.to_str().ok()) else {
+            return;
+        };
+        match Coding::best(said) {
+            Some(coding) => self.0.codings.insert(server.to_owned(), coding),
+            None => {
+                self.0.codings.remove(server);
+            }
+        }
     }
 
     fn server(&self, name: &ServerName) -> Arc<Server> {
@@ -287,21 +380,34 @@ impl Network {
             Ok(address) => Target::Address(address, port),
             Err(_) => Target::Name(host.to_owned(), port),
         };
-        let name = pki_types::ServerName::try_from(bare.to_owned()).map_err(|_| malformed())?;
-        let mut tls = ClientConfig::clone(&self.0.trust.public());
-        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let stream = self
-            .connect(&[target], is_peer, Arc::new(tls), name)
-            .await?;
-
-        let host = HeaderValue::from_str(authority.as_str()).map_err(|_| malformed())?;
+        let route = Route {
+            host: authority.as_str().to_owned(),
+            tls_name: pki_types::ServerName::try_from(bare.to_owned()).map_err(|_| malformed())?,
+            targets: vec![target],
+            is_peer,
+        };
         let path = url.path_and_query().map_or("/", |path| path.as_str());
         let request = Request::get(path)
-            .header(header::HOST, host)
             .header(header::ACCEPT, "application/json")
             .header(header::USER_AGENT, super::USER_AGENT)
-            .body(Full::<Bytes>::default())
+            .body(Bytes::new())
             .map_err(|_| malformed())?;
+        self.once(&route, &self.0.trust.public(), request, most)
+            .await
+    }
+
+    /// Sends a request, whose URI is only path and query, over a connection of its own.
+    async fn once(
+        &self,
+        route: &Route,
+        tls: &ClientConfig,
+        mut request: Request<Bytes>,
+        most: u64,
+    ) -> Result<Response<Bytes>, Kind> {
+        let mut tls = tls.clone();
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let stream = self.connect(route, Arc::new(tls)).await?;
+        set_host(&mut request, &route.host)?;
         let broken = |error: hyper::Error| Kind::Broken(error.to_string());
         let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
             .max_headers(HEADERS)
@@ -310,6 +416,7 @@ impl Network {
             .await
             .map_err(broken)?;
         let work = async {
+            let request = request.map(Full::new);
             let response = sender.send_request(request).await.map_err(broken)?;
             let (parts, body) = response.into_parts();
             Ok(Response::from_parts(parts, collect(body, most).await?))
@@ -328,13 +435,12 @@ impl Network {
     /// Connects to the first of the targets that answers, and makes it prove its name.
     async fn connect(
         &self,
-        targets: &[Target],
-        is_peer: bool,
+        route: &Route,
         tls: Arc<ClientConfig>,
-        name: pki_types::ServerName<'static>,
     ) -> Result<TlsStream<TcpStream>, Kind> {
         let work = async {
-            let socket = self.reach(targets, is_peer).await?;
+            let socket = self.reach(&route.targets, route.is_peer).await?;
+            let name = route.tls_name.clone();
             // Small requests over kept connections would otherwise wait for an acknowledgement.
             let _the_next_use_tells = socket.set_nodelay(true);
             let handshake = TlsConnector::from(tls).connect(name, socket).await;
@@ -367,11 +473,15 @@ impl Network {
                 }
                 let address = SocketAddr::new(ip, port);
                 let is_last = index == last_target && nth == last_address;
-                let patience = if is_last { CONNECT_ALL } else { CONNECT };
+                let patience = match (is_peer, is_last) {
+                    (true, _) => CONNECT_PEER,
+                    (false, true) => CONNECT_ALL,
+                    (false, false) => CONNECT,
+                };
                 let failed = match timeout(patience, TcpStream::connect(address)).await {
                     Ok(Ok(socket)) => return Ok(socket),
-                    Ok(Err(error)) => error.to_string(),
-                    Err(_) => "no answer".to_owned(),
+                    Ok(Err(error)) => unreachable_because(&error),
+                    Err(_) => NO_ANSWER.to_owned(),
                 };
                 problem = Kind::Connect {
                     address: address.to_string(),
@@ -383,168 +493,29 @@ impl Network {
     }
 }
 
-/// Reads an answer up to a limit.
-async fn collect(body: Incoming, most: u64) -> Result<Bytes, Kind> {
-    use hyper::body::Body as _;
-    if body.size_hint().lower() > most {
-        return Err(Kind::TooLarge(most));
-    }
-    let mut body = pin!(body);
-    let mut whole = BytesMut::new();
-    loop {
-        let frame = match timeout(STALL, body.frame()).await {
-            Err(_) => return Err(Kind::Timeout(STALL)),
-            Ok(None) => return Ok(whole.freeze()),
-            Ok(Some(Err(error))) => return Err(Kind::Broken(words(&error))),
-            Ok(Some(Ok(frame))) => frame,
-        };
-        if let Ok(chunk) = frame.into_data() {
-            let length = whole.len().saturating_add(chunk.len());
-            if u64::try_from(length).is_ok_and(|length| length > most) {
-                return Err(Kind::TooLarge(most));
-            }
-            whole.extend_from_slice(&chunk);
+const NO_ANSWER: &str = "nothing answers: the machine is off, the link is down, or a firewall drops what is sent to this port";
+
+/// Why nobody could be connected to, for whoever has to mend it.
+fn unreachable_because(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => {
+            "the machine is there, but nobody listens on this port (the port, or a firewall)"
+                .to_owned()
         }
-    }
-}
-
-/// Connects for one server's client.
-#[derive(Clone)]
-struct Connector {
-    server: OwnedServerName,
-    network: Network,
-}
-
-impl Connector {
-    async fn connect(self) -> Result<Secured, Failure> {
-        let shared = &self.network.0;
-        let route = shared.resolver.route(&self.server, &self.network).await;
-        let route: Arc<Route> = route.map_err(Failure)?;
-        let tls = shared.trust.of(&self.server);
-        let name = route.tls_name.clone();
-        let stream = self
-            .network
-            .connect(&route.targets, route.is_peer, tls, name)
-            .await;
-        Ok(Secured(TokioIo::new(stream.map_err(Failure)?)))
-    }
-}
-
-impl tower::Service<Uri> for Connector {
-    type Response = Secured;
-    type Error = Failure;
-    type Future = Pin<Box<dyn Future<Output = Result<Secured, Failure>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Uri) -> Self::Future {
-        Box::pin(self.clone().connect())
-    }
-}
-
-/// What failed, on its way through the library.
-#[derive(Debug)]
-struct Failure(Kind);
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl StdError for Failure {}
-
-/// A connection that says which version of HTTP was agreed on.
-struct Secured(TokioIo<TlsStream<TcpStream>>);
-
-impl Connection for Secured {
-    fn connected(&self) -> Connected {
-        let (_, tls) = self.0.inner().get_ref();
-        if tls.alpn_protocol() == Some(b"h2") {
-            Connected::new().negotiated_h2()
-        } else {
-            Connected::new()
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+            format!("no way leads there: the link is down, or a route is missing ({error})")
         }
+        io::ErrorKind::TimedOut => NO_ANSWER.to_owned(),
+        _ => error.to_string(),
     }
 }
 
-impl hyper::rt::Read for Secured {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buffer)
-    }
+pub(super) fn unsendable(error: &dyn fmt::Display) -> Kind {
+    Kind::Request(error.to_string())
 }
 
-impl hyper::rt::Write for Secured {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, slices)
-    }
-}
-
-/// What an error of the library comes from.
-fn kind_of(error: &(dyn StdError + 'static)) -> Kind {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(Failure(kind)) = error.downcast_ref() {
-            return kind.clone();
-        }
-        if let Some(error) = error.downcast_ref::<io::Error>()
-            && let kind @ Kind::Tls(_) = kind_of_io(error)
-        {
-            return kind;
-        }
-        cause = error.source();
-    }
-    Kind::Broken(words(error))
-}
-
-fn kind_of_io(error: &io::Error) -> Kind {
-    let tls = error
-        .get_ref()
-        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    match tls {
-        Some(tls) => Kind::Tls(explain(tls)),
-        None => Kind::Broken(error.to_string()),
-    }
-}
-
-/// An error with its causes, of which the last usually says most.
-fn words(error: &(dyn StdError + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    tame(&text, 300)
+fn set_host(request: &mut Request<Bytes>, host: &str) -> Result<(), Kind> {
+    let host = HeaderValue::from_str(host).map_err(|e| unsendable(&e))?;
+    request.headers_mut().insert(header::HOST, host);
+    Ok(())
 }

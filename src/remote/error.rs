@@ -81,6 +81,30 @@ impl Kind {
         }
     }
 
+    /// Where whoever shall mend it looks next.
+    pub fn advice(&self) -> &'static str {
+        match self {
+            Self::NotAllowed => "Set federation.mode to \"open\" or \"closed\" on this node.",
+            Self::Name(_) => {
+                "Correct the name, or let the name servers know it; an IP address needs none: --address 10.8.0.2:8448."
+            }
+            Self::Blocked(_) => "Give the peer an address.",
+            Self::Connect { .. } => {
+                "Look whether the node runs there and listen.https has this port, whether the address is right, and whether the firewalls on the way let TCP through to it."
+            }
+            Self::Tls(_) => {
+                "Compare the clocks of both machines (`date`). If the certificate there was replaced by one of another authority, pair the nodes again."
+            }
+            Self::Timeout(_) | Self::Broken(_) => {
+                "Look at the load of the machine there, and at firewalls and proxies on the way: they must not end or delay connections."
+            }
+            Self::Status { .. } | Self::TooLarge(_) | Self::BadAnswer(_) => {
+                "Something else may answer at this address: a reverse proxy must pass /_matrix and /_kontor on to the node."
+            }
+            Self::Request(_) => "Correct the name of the server.",
+        }
+    }
+
     /// Whether the same request may succeed later without anybody doing anything about it.
     pub fn is_retryable(&self) -> bool {
         match self {
@@ -117,6 +141,11 @@ impl Error {
             } => Some((*status, errcode)),
             _ => None,
         }
+    }
+
+    /// Whether the server itself has refused with this error code.
+    pub fn refusal_is(&self, errcode: &str) -> bool {
+        self.refusal().is_some_and(|(_, said)| said == errcode)
     }
 
     /// What a client may know: no addresses of the inner network, nothing of the configuration.

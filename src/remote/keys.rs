@@ -31,6 +31,15 @@ fn limits(documents: usize) -> Limits {
     }
 }
 
+/// The document in an answer, checked.
+pub(super) fn keys_in(
+    response: &get_server_keys::v2::Response,
+    server: &ServerName,
+) -> Result<ServerKeys> {
+    ServerKeys::parse(response.server_key.json().get(), server)
+        .map_err(|error| Kind::BadAnswer(tame(&error.to_string(), 300)).of(server))
+}
+
 impl Remote {
     /// The keys of a server, from the server itself.
     ///
@@ -39,8 +48,7 @@ impl Remote {
     pub async fn server_keys(&self, server: &ServerName) -> Result<ServerKeys> {
         let request = get_server_keys::v2::Request::new();
         let response = self.send_unsigned(server, request, limits(1)).await?;
-        ServerKeys::parse(response.server_key.json().get(), server)
-            .map_err(|error| Kind::BadAnswer(tame(&error.to_string(), 300)).of(server))
+        keys_in(&response, server)
     }
 
     /// The keys of a server as a notary knows them. Documents that are not in order are left out.

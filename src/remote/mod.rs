@@ -4,11 +4,14 @@
 //! in memory.
 
 mod address;
+mod body;
 mod client;
+mod connection;
 mod dns;
 mod error;
 mod keys;
 pub mod memory;
+mod peers;
 mod request;
 mod resolver;
 #[cfg(test)]
@@ -22,11 +25,13 @@ use bytes::Bytes;
 use http::{Request, Response};
 use ruma::{OwnedServerName, ServerName};
 
+use self::peers::Peers;
 pub use self::{
     client::{Limits, Network, Ports},
     dns::{FixedNames, Service},
     error::{Error, Kind, Result},
     memory::Lan,
+    peers::Peer,
     trust::TrustError,
 };
 use crate::{
@@ -58,6 +63,27 @@ impl Transport {
             Self::Memory(port) => port.exchange(server, request, limits).await,
         }
     }
+
+    /// The same to a server as if it were a peer like this.
+    async fn exchange_as(
+        &self,
+        server: &ServerName,
+        peer: &Peer,
+        request: Request<Bytes>,
+        limits: Limits,
+    ) -> Result<Response<Bytes>, Kind> {
+        match self {
+            Self::Network(network) => network.exchange_as(server, peer, request, limits).await,
+            Self::Memory(port) => port.exchange(server, request, limits).await,
+        }
+    }
+
+    fn forget(&self, server: &ServerName) {
+        match self {
+            Self::Network(network) => network.forget(server),
+            Self::Memory(_) => {}
+        }
+    }
 }
 
 /// The other servers, as this node talks to them.
@@ -68,7 +94,9 @@ pub struct Remote(Arc<Shared>);
 struct Shared {
     name: OwnedServerName,
     key: Arc<ServerKey>,
-    federation: Federation,
+    mode: FederationMode,
+    notaries: Vec<OwnedServerName>,
+    peers: Peers,
     transport: Transport,
 }
 
@@ -80,41 +108,74 @@ impl Remote {
         federation: &Federation,
         transport: Transport,
     ) -> Self {
+        let peers = match &transport {
+            Transport::Network(network) => network.peers().clone(),
+            Transport::Memory(_) => Peers::without_certificates(federation),
+        };
         Self(Arc::new(Shared {
             name: name.to_owned(),
             key,
-            federation: federation.clone(),
+            mode: federation.mode,
+            notaries: federation.notaries.clone(),
+            peers,
             transport,
         }))
     }
 
-    /// Whether this node talks with a server at all.
+    /// Whether this node talks with a server at all. One look into a map: it may be asked before anything else.
     pub fn admits(&self, server: &ServerName) -> bool {
-        self.0.federation.admits(server)
+        match self.0.mode {
+            FederationMode::Open => true,
+            FederationMode::Closed => self.is_peer(server),
+            FederationMode::Off => false,
+        }
     }
 
     /// Whether it talks with any server.
     pub fn is_on(&self) -> bool {
-        self.0.federation.mode != FederationMode::Off
+        self.0.mode != FederationMode::Off
     }
 
     /// Whether a server is in the peer table.
     pub fn is_peer(&self, server: &ServerName) -> bool {
-        self.0.federation.peers.contains_key(server)
+        self.0.peers.contains(server)
     }
 
-    /// The servers of the peer table.
-    pub fn peers(&self) -> impl Iterator<Item = &ServerName> {
-        self.0.federation.peers.keys().map(|name| &**name)
+    /// What the peer table says about a server.
+    pub fn peer(&self, server: &ServerName) -> Option<Peer> {
+        self.0.peers.get(server).map(|known| known.peer.clone())
+    }
+
+    /// The peer table, in the order of the names.
+    pub fn peers(&self) -> Vec<(OwnedServerName, Peer)> {
+        self.0.peers.all()
+    }
+
+    /// Adds or replaces a peer, from the next request on. One of the configuration stays as it is.
+    pub fn put_peer(&self, server: &ServerName, peer: Peer) {
+        self.0.peers.put(server, peer);
+        self.0.transport.forget(server);
+    }
+
+    /// Takes a peer away, from the next request on, unless it is one of the configuration.
+    pub fn remove_peer(&self, server: &ServerName) {
+        self.0.peers.remove(server);
+        self.0.transport.forget(server);
+    }
+
+    /// Has the next request to a server begin with a new connection, as there is a reason to think that the kept ones are
+    /// dead. Requests that are under way go on.
+    pub fn reconnect(&self, server: &ServerName) {
+        self.0.transport.forget(server);
     }
 
     /// The servers that are asked for the keys of others.
     pub fn notaries(&self) -> &[OwnedServerName] {
-        &self.0.federation.notaries
+        &self.0.notaries
     }
 
     /// When a server is tried again that has failed.
     pub fn schedule(&self, server: &ServerName) -> Schedule {
-        resolver::schedule(self.0.federation.peers.get(server))
+        self.0.peers.schedule(server)
     }
 }

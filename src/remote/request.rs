@@ -8,17 +8,19 @@ use ruma::{
     ServerName,
     api::{
         IncomingResponseExt as _, OutgoingBody as _, OutgoingRequest,
-        auth_scheme::NoAuthentication, federation::authentication::ServerSignatures,
+        auth_scheme::NoAuthentication,
+        federation::{authentication::ServerSignatures, discovery::get_server_keys},
         path_builder::PathBuilder,
     },
 };
 use serde::Deserialize;
 
 use super::{
-    Limits, Remote, USER_AGENT,
+    Limits, Peer, Remote, USER_AGENT,
     error::{Error, Kind, Result, tame},
+    keys::keys_in,
 };
-use crate::protocol::{integrity, xmatrix::XMatrix};
+use crate::protocol::{integrity, server_keys::ServerKeys, xmatrix::XMatrix};
 
 /// The longest error code that is kept of an answer, in characters.
 const LONGEST_CODE: usize = 64;
@@ -29,33 +31,28 @@ const LONGEST_MESSAGE: usize = 300;
 /// The longest time that a server may ask us to stay away.
 const LONGEST_PAUSE: Duration = Duration::from_hours(1);
 
-impl Remote {
-    /// Sends a signed request with the usual limits.
-    ///
-    /// # Errors
-    /// See [`Kind`].
-    pub async fn send<R>(&self, server: &ServerName, request: R) -> Result<R::IncomingResponse>
-    where
-        R: OutgoingRequest<Authentication = ServerSignatures>,
-        R::PathBuilder: for<'a> PathBuilder<Input<'a> = ()>,
-    {
-        self.send_within(server, request, Limits::USUAL).await
-    }
+/// A request of the server-server API that is authenticated by `A`. Its path is the same in all versions.
+pub trait Ask<A>:
+    OutgoingRequest<Authentication = A, PathBuilder: for<'a> PathBuilder<Input<'a> = ()>>
+{
+}
 
-    /// Sends a signed request that may cost more, or less, than usual.
+impl<A, R> Ask<A> for R where
+    R: OutgoingRequest<Authentication = A, PathBuilder: for<'a> PathBuilder<Input<'a> = ()>>
+{
+}
+
+impl Remote {
+    /// Sends a signed request that may cost as much as `limits` say.
     ///
     /// # Errors
     /// See [`Kind`].
-    pub async fn send_within<R>(
+    pub async fn send_within<R: Ask<ServerSignatures>>(
         &self,
         server: &ServerName,
         request: R,
         limits: Limits,
-    ) -> Result<R::IncomingResponse>
-    where
-        R: OutgoingRequest<Authentication = ServerSignatures>,
-        R::PathBuilder: for<'a> PathBuilder<Input<'a> = ()>,
-    {
+    ) -> Result<R::IncomingResponse> {
         let (method, uri, body) = parts(request).map_err(|kind| kind.of(server))?;
         let response = self.send_signed(server, method, &uri, body, limits).await?;
         typed::<R>(server, &response)
@@ -65,16 +62,12 @@ impl Remote {
     ///
     /// # Errors
     /// See [`Kind`].
-    pub async fn send_unsigned<R>(
+    pub async fn send_unsigned<R: Ask<NoAuthentication>>(
         &self,
         server: &ServerName,
         request: R,
         limits: Limits,
-    ) -> Result<R::IncomingResponse>
-    where
-        R: OutgoingRequest<Authentication = NoAuthentication>,
-        R::PathBuilder: for<'a> PathBuilder<Input<'a> = ()>,
-    {
+    ) -> Result<R::IncomingResponse> {
         let (method, uri, body) = parts(request).map_err(|kind| kind.of(server))?;
         let request = http_request(method, &uri, body, None).map_err(|kind| kind.of(server))?;
         let response = self.exchange(server, request, limits).await?;
@@ -119,26 +112,64 @@ impl Remote {
             if !self.admits(server) {
                 return Err(Kind::NotAllowed);
             }
-            let response = self.0.transport.exchange(server, request, limits).await?;
-            if response.status().is_success() {
-                Ok(response)
-            } else {
-                Err(refusal(&response))
-            }
+            self.0.transport.exchange(server, request, limits).await
         };
-        outcome.await.map_err(|kind| {
-            tracing::debug!(%server, %kind, "a request failed");
-            kind.of(server)
-        })
+        settled(server, outcome.await)
+    }
+
+    /// Asks a server for its keys as if it were a peer like this, whatever the peer table says.
+    ///
+    /// # Errors
+    /// See [`Kind`].
+    pub async fn server_keys_as(&self, server: &ServerName, peer: &Peer) -> Result<ServerKeys> {
+        let (method, uri, body) =
+            parts(get_server_keys::v2::Request::new()).map_err(|kind| kind.of(server))?;
+        let response = self.ask_as(server, peer, method, &uri, body).await?;
+        let response = typed::<get_server_keys::v2::Request>(server, &response)?;
+        keys_in(&response, server)
+    }
+
+    /// Sends a request without a signature to a server as if it were a peer like this.
+    ///
+    /// # Errors
+    /// See [`Kind`].
+    pub async fn ask_as(
+        &self,
+        server: &ServerName,
+        peer: &Peer,
+        method: Method,
+        uri: &str,
+        body: Vec<u8>,
+    ) -> Result<Response<Bytes>> {
+        let outcome = async {
+            if !self.is_on() {
+                return Err(Kind::NotAllowed);
+            }
+            let request = http_request(method, uri, body, None)?;
+            let (transport, limits) = (&self.0.transport, Limits::USUAL);
+            transport.exchange_as(server, peer, request, limits).await
+        };
+        settled(server, outcome.await)
     }
 }
 
+/// An answer that is no success is an error.
+fn settled(server: &ServerName, outcome: Result<Response<Bytes>, Kind>) -> Result<Response<Bytes>> {
+    let outcome = outcome.and_then(|response| {
+        if response.status().is_success() {
+            Ok(response)
+        } else {
+            Err(refusal(&response))
+        }
+    });
+    outcome.map_err(|kind| {
+        tracing::debug!(%server, %kind, "a request failed");
+        kind.of(server)
+    })
+}
+
 /// Method, path with query, and body of a request.
-fn parts<R>(request: R) -> Result<(Method, String, Vec<u8>), Kind>
-where
-    R: OutgoingRequest,
-    R::PathBuilder: for<'a> PathBuilder<Input<'a> = ()>,
-{
+fn parts<A>(request: impl Ask<A>) -> Result<(Method, String, Vec<u8>), Kind> {
     let unsendable = |e: &dyn std::fmt::Display| Kind::Request(e.to_string());
     let request = request.try_into_http_request_inner("", ());
     let (parts, body) = request.map_err(|e| unsendable(&e))?.into_parts();

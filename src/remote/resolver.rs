@@ -16,14 +16,11 @@ use rustls::pki_types;
 use super::{
     client::{Network, Ports},
     error::Kind,
+    peers::Peer,
     trust,
     well_known::WellKnown,
 };
-use crate::{
-    clock::Clock,
-    config::{Federation, Peer},
-    protocol::backoff::Schedule,
-};
+use crate::clock::Clock;
 
 /// How long a found way is used without asking again. It is forgotten at once when it does not work.
 const ROUTE_AGE: Duration = Duration::from_mins(5);
@@ -56,7 +53,6 @@ pub(super) enum Target {
 /// Finds the way to servers.
 #[derive(Debug)]
 pub(super) struct Resolver {
-    federation: Arc<Federation>,
     clock: Clock,
     ports: Ports,
     well_known: WellKnown,
@@ -64,9 +60,8 @@ pub(super) struct Resolver {
 }
 
 impl Resolver {
-    pub(super) fn new(federation: Arc<Federation>, clock: Clock, ports: Ports) -> Self {
+    pub(super) fn new(clock: Clock, ports: Ports) -> Self {
         Self {
-            federation,
             well_known: WellKnown::new(clock.clone()),
             clock,
             ports,
@@ -89,9 +84,18 @@ impl Resolver {
         {
             return Ok(route);
         }
-        let route = Arc::new(self.find(server, network).await?);
-        let found = (self.clock.instant(), route.clone());
-        self.routes.insert(server.to_owned(), found);
+        let known = network.peers().get(server);
+        let peer = known.as_ref().map(|known| &known.peer);
+        let route = Arc::new(self.find(server, peer, network).await?);
+        // A server that has become a peer meanwhile is found in another way from now on.
+        let is_same = match (&known, &network.peers().get(server)) {
+            (Some(before), Some(now)) => Arc::ptr_eq(before, now),
+            (before, now) => before.is_none() && now.is_none(),
+        };
+        if is_same {
+            let found = (self.clock.instant(), route.clone());
+            self.routes.insert(server.to_owned(), found);
+        }
         Ok(route)
     }
 
@@ -100,8 +104,13 @@ impl Resolver {
         self.routes.remove(server);
     }
 
-    async fn find(&self, server: &ServerName, network: &Network) -> Result<Route, Kind> {
-        let peer = self.federation.peers.get(server);
+    /// The same for a server as a peer like this, or as nobody's peer. Nothing is remembered.
+    pub(super) async fn find(
+        &self,
+        server: &ServerName,
+        peer: Option<&Peer>,
+        network: &Network,
+    ) -> Result<Route, Kind> {
         if let Some(address) = peer.and_then(|peer| peer.address.as_deref()) {
             return self.configured(server, address);
         }
@@ -194,11 +203,4 @@ fn target(name: &ServerName, port: u16) -> Target {
 
 fn tls_name(name: &ServerName) -> Result<pki_types::ServerName<'static>, Kind> {
     trust::tls_name(name).ok_or_else(|| Kind::Name(format!("{} is no name of a host", name.host())))
-}
-
-/// How a peer is tried again; used by those who keep schedules.
-pub(super) fn schedule(peer: Option<&Peer>) -> Schedule {
-    peer.map_or_else(Schedule::stranger, |peer| {
-        Schedule::peer(peer.max_backoff.duration())
-    })
 }

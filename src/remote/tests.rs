@@ -1,12 +1,13 @@
 //! Every way to a server, and servers that do everything wrong: with fixed names and loopback only.
 
+mod coded;
+mod wrong;
+
 use std::{collections::HashMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use http::Request;
 use parking_lot::Mutex;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use ruma::{ServerName, server_name};
+use ruma::ServerName;
 use rustls::{
     ServerConfig,
     pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
@@ -19,7 +20,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::{
-    FixedNames, Kind, Limits, Network, Ports, Service,
+    FixedNames, Network, Ports, Service,
     resolver::{Route, Target},
 };
 use crate::{
@@ -34,6 +35,8 @@ enum Does {
     Say(String),
     /// Sends so many bytes of a body without saying how many.
     Flood(usize),
+    /// Sends these bytes and closes.
+    Bytes(Vec<u8>),
     /// Sends a byte now and then.
     Drip,
     /// Says that there is much, and sends nothing of it.
@@ -55,6 +58,8 @@ impl Does {
     }
 }
 
+type Bodies = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
+
 type Site = Arc<Mutex<HashMap<String, Does>>>;
 
 /// A web server on loopback with a certificate for some names by an authority of its own.
@@ -63,6 +68,8 @@ struct Web {
     site: Site,
     /// Heads of the requests, the first line of each.
     asked: Arc<Mutex<Vec<String>>>,
+    /// The coding of each body that came, and the body.
+    bodies: Bodies,
     directory: tempfile::TempDir,
     clock: Clock,
     _tasks: JoinSet<()>,
@@ -96,15 +103,18 @@ impl Web {
         let (site, asked) = (Site::default(), Arc::<Mutex<Vec<String>>>::default());
         let mut tasks = JoinSet::new();
         let (its_site, its_asked) = (site.clone(), asked.clone());
+        let bodies = Bodies::default();
+        let its_bodies = bodies.clone();
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
             loop {
                 let (socket, _) = listener.accept().await.unwrap();
                 let (acceptor, site, asked) =
                     (acceptor.clone(), its_site.clone(), its_asked.clone());
+                let bodies = its_bodies.clone();
                 connections.spawn(async move {
                     if let Ok(stream) = acceptor.accept(socket).await {
-                        serve(stream, &site, &asked).await;
+                        serve(stream, &site, &asked, &bodies).await;
                     }
                 });
             }
@@ -113,6 +123,7 @@ impl Web {
             port,
             site,
             asked,
+            bodies,
             directory,
             clock: Clock::manual(Clock::real().now_ms()),
             _tasks: tasks,
@@ -149,6 +160,7 @@ async fn serve(
     mut stream: tokio_rustls::server::TlsStream<tokio::net::TcpStream>,
     site: &Site,
     asked: &Mutex<Vec<String>>,
+    bodies: &Mutex<Vec<(String, Vec<u8>)>>,
 ) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -159,10 +171,22 @@ async fn serve(
     }
     let head = String::from_utf8(head).unwrap();
     let line = head.lines().next().unwrap_or_default().to_owned();
-    let host = head
-        .lines()
-        .find_map(|line| line.strip_prefix("host: "))
-        .unwrap_or_default();
+    let header = |name: &str| {
+        let mut lines = head.lines();
+        lines
+            .find_map(|line| line.strip_prefix(name))
+            .unwrap_or_default()
+    };
+    let host = header("host: ");
+    let mut body = vec![0; header("content-length: ").parse().unwrap_or(0)];
+    if stream.read_exact(&mut body).await.is_err() {
+        return;
+    }
+    if !body.is_empty() {
+        bodies
+            .lock()
+            .push((header("content-encoding: ").to_owned(), body));
+    }
     asked.lock().push(format!("{line} at {host}"));
     let path = line.split(' ').nth(1).unwrap_or_default();
     let does = site.lock().get(path).cloned();
@@ -172,6 +196,7 @@ async fn serve(
     let _outcome: std::io::Result<()> = async {
         match does {
             Does::Say(text) => stream.write_all(text.as_bytes()).await?,
+            Does::Bytes(bytes) => stream.write_all(&bytes).await?,
             Does::Flood(bytes) => {
                 stream.write_all(open.as_bytes()).await?;
                 for _ in 0..bytes / 10_000 {
@@ -493,134 +518,4 @@ async fn peers_with_an_address_need_no_questions() {
     }
     assert_eq!(*web.asked.lock(), Vec::<String>::new());
     assert_eq!(*names.asked.lock(), Vec::<String>::new());
-}
-
-type Fits = fn(&Kind) -> bool;
-
-/// Asks `server`, which is at the web server's port.
-async fn ask(network: &Network, server: &str, limits: Limits) -> Result<Bytes, Kind> {
-    let request = Request::get("/_matrix/x?y=z").body(Bytes::new()).unwrap();
-    let server = ServerName::parse(server).unwrap();
-    let answer = network.exchange(&server, request, limits).await;
-    answer.map(http::Response::into_body)
-}
-
-const SOON: Limits = Limits {
-    time: Duration::from_millis(700),
-    body: 1_000_000,
-};
-
-#[tokio::test]
-async fn servers_that_do_everything_wrong_are_bounded_and_named() {
-    let web = Web::new(&["a.example"]).await;
-    let network = web.network(&web.federation(), names(&["a.example", "b.example"], &[]));
-    let server = format!("a.example:{}", web.port);
-    let path = "/_matrix/x?y=z";
-    web.does(path, Does::json("{}"));
-    assert_eq!(ask(&network, &server, SOON).await.unwrap(), "{}");
-    assert_eq!(
-        web.asked.lock()[0],
-        format!("GET {path} HTTP/1.1 at {server}")
-    );
-
-    let cases: [(Does, Fits); 9] = [
-        (Does::Flood(100_000_000), |kind| {
-            *kind == Kind::TooLarge(1_000_000)
-        }),
-        (Does::Promise(100_000_000), |kind| {
-            *kind == Kind::TooLarge(1_000_000)
-        }),
-        (Does::Promise(10), |kind| *kind == Kind::Timeout(SOON.time)),
-        (Does::Drip, |kind| *kind == Kind::Timeout(SOON.time)),
-        (Does::Silence, |kind| *kind == Kind::Timeout(SOON.time)),
-        (Does::Say("garbage".to_owned()), |kind| {
-            matches!(kind, Kind::Broken(_))
-        }),
-        (Does::Say(String::new()), |kind| {
-            matches!(kind, Kind::Broken(_))
-        }),
-        (
-            Does::Say("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n1".to_owned()),
-            |kind| matches!(kind, Kind::Broken(_)),
-        ),
-        (
-            Does::Say(format!(
-                "HTTP/1.1 200 OK\r\nx: {}\r\n\r\n",
-                "x".repeat(1_000_000)
-            )),
-            |kind| matches!(kind, Kind::Broken(_)),
-        ),
-    ];
-    for (case, (does, fits)) in cases.into_iter().enumerate() {
-        web.does(path, does);
-        let clock = Clock::real();
-        let before = clock.instant();
-        let kind = ask(&network, &server, SOON)
-            .await
-            .expect_err(&format!("case {case}"));
-        assert!(fits(&kind), "case {case}: {kind:?}");
-        assert!(
-            clock.instant() - before < 3 * SOON.time,
-            "case {case}: {kind}"
-        );
-    }
-    // It is as good as before once it behaves.
-    web.does(path, Does::json("{}"));
-    assert_eq!(ask(&network, &server, SOON).await.unwrap(), "{}");
-
-    let told = |kind: Kind| kind.of(server_name!("z.example")).to_string();
-    let other = format!("b.example:{}", web.port);
-    let text = told(ask(&network, &other, SOON).await.unwrap_err());
-    assert!(
-        text.starts_with("z.example: no secure connection: its certificate is for"),
-        "{text}"
-    );
-    let text = told(ask(&network, "nobody.example:1", SOON).await.unwrap_err());
-    assert!(
-        text.contains("cannot be resolved: nobody.example has no address"),
-        "{text}"
-    );
-    let free = TcpListener::bind("127.0.0.1:0")
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap();
-    let text = told(ask(&network, &free.to_string(), SOON).await.unwrap_err());
-    assert!(text.contains("cannot connect to 127.0.0.1:"), "{text}");
-}
-
-#[tokio::test]
-async fn private_addresses_are_for_peers() {
-    let web = Web::new(&["a.example", "127.0.0.1"]).await;
-    web.does("/_matrix/x?y=z", Does::json("{}"));
-    let mut federation = web.federation();
-    federation.allowed_ranges.clear();
-    let by_name = format!("a.example:{}", web.port);
-    let by_address = format!("127.0.0.1:{}", web.port);
-    let network = web.network(&federation, names(&["a.example"], &[]));
-    for server in [&by_name, &by_address] {
-        let kind = ask(&network, server, SOON).await.unwrap_err();
-        assert_eq!(kind, Kind::Blocked([127, 0, 0, 1].into()));
-    }
-    assert_eq!(*web.asked.lock(), Vec::<String>::new());
-    let name = ServerName::parse(&*by_name).unwrap();
-    federation.peers.insert(name, Peer::default());
-    let network = web.network(&federation, names(&["a.example"], &[]));
-    assert!(ask(&network, &by_name, SOON).await.is_ok());
-    assert!(ask(&network, &by_address, SOON).await.is_err());
-}
-
-#[tokio::test]
-async fn a_server_without_tls_is_named_as_such() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let mut tasks = JoinSet::new();
-    tasks.spawn(async move {
-        let (mut socket, _) = listener.accept().await.unwrap();
-        let _hangs_up = socket.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
-    });
-    let web = Web::new(&[]).await;
-    let network = web.network(&web.federation(), FixedNames::default());
-    let kind = ask(&network, &address.to_string(), SOON).await.unwrap_err();
-    assert!(matches!(kind, Kind::Tls(_)), "{kind:?}");
 }

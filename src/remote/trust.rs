@@ -1,14 +1,13 @@
 //! Whom the node believes that they are the server they should be: authorities, or one pinned certificate.
 
 use std::{
-    collections::HashMap,
-    fs,
-    path::{Path, PathBuf},
-    sync::{Arc, LazyLock, OnceLock},
+    path::Path,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
-use ruma::{OwnedServerName, ServerName as MatrixName};
+use parking_lot::RwLock;
+use ruma::ServerName as MatrixName;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore,
     SignatureScheme,
@@ -17,64 +16,59 @@ use rustls::{
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+    pki_types::{CertificateDer, ServerName, UnixTime},
     time_provider::TimeProvider,
 };
 use sha2::{Digest, Sha256};
 
+use super::peers::{Known, Peer};
 use crate::{
+    certificates::{self, provider, system_authorities},
     clock::Clock,
-    config::{Federation, Fingerprint, Peer},
+    config::Federation,
+    protocol::pairing::Voucher,
 };
 
 /// Why a file with authorities cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("{path}: {problem}")]
-pub struct TrustError {
-    path: PathBuf,
-    problem: String,
-}
-
-/// The authorities that the system trusts. Reading them takes some milliseconds, so it is done once, and only by those
-/// who need them.
-static SYSTEM: LazyLock<Vec<CertificateDer<'static>>> = LazyLock::new(|| {
-    let found = rustls_native_certs::load_native_certs();
-    if found.certs.is_empty() {
-        tracing::warn!(
-            "the system trusts no authorities, so only those of federation.ca_files and of peers count"
-        );
-    }
-    found.certs
-});
+#[error("{0}")]
+pub struct TrustError(String);
 
 /// How connections to each server are secured.
 #[derive(Debug)]
 pub(super) struct Trust {
     clock: Clock,
-    /// Those of `federation.ca_files`.
-    authorities: Vec<CertificateDer<'static>>,
-    /// For everybody without rules of their own.
-    public: OnceLock<Arc<ClientConfig>>,
-    /// For peers.
-    peers: HashMap<OwnedServerName, PeerTrust>,
+    public: RwLock<Public>,
 }
 
+/// Whom anybody may be vouched for by.
 #[derive(Debug)]
-struct PeerTrust {
-    rule: Rule,
-    /// The names that its certificate may be for: its own and that of its address.
-    names: Vec<ServerName<'static>>,
+struct Public {
+    /// Those of `federation.ca_files`.
+    authorities: Vec<CertificateDer<'static>>,
+    /// For everybody without rules of their own, once it was needed.
     config: OnceLock<Arc<ClientConfig>>,
 }
 
-#[derive(Debug)]
-enum Rule {
-    /// The authorities of everybody.
-    Public,
-    /// Only these.
-    Authority(Vec<CertificateDer<'static>>),
-    /// Only this certificate.
-    Pinned(Fingerprint),
+impl Public {
+    fn load(federation: &Federation) -> Result<Self, TrustError> {
+        let mut authorities = Vec::new();
+        for file in &federation.ca_files {
+            authorities.extend(read(file)?);
+        }
+        Ok(Self {
+            authorities,
+            config: OnceLock::new(),
+        })
+    }
+
+    fn roots(&self) -> Vec<CertificateDer<'static>> {
+        system_authorities()
+            .iter()
+            .chain(&self.authorities)
+            .cloned()
+            .collect()
+    }
 }
 
 impl Trust {
@@ -83,96 +77,84 @@ impl Trust {
     /// # Errors
     /// When one cannot be read or holds no certificate.
     pub(super) fn load(federation: &Federation, clock: Clock) -> Result<Self, TrustError> {
-        let mut authorities = Vec::new();
-        for file in &federation.ca_files {
-            authorities.extend(read(file)?);
-        }
-        let peers = federation.peers.iter().map(|(name, peer)| {
-            let trust = PeerTrust {
-                rule: rule(peer)?,
-                names: [Some(&**name), peer.address.as_deref()]
-                    .into_iter()
-                    .filter_map(|name| tls_name(name?))
-                    .collect(),
-                config: OnceLock::new(),
-            };
-            Ok((name.clone(), trust))
-        });
         Ok(Self {
-            peers: peers.collect::<Result<_, TrustError>>()?,
             clock,
-            authorities,
-            public: OnceLock::new(),
+            public: RwLock::new(Public::load(federation)?),
         })
+    }
+
+    /// Reads them again; says whether anything is different.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load); then nothing is changed.
+    pub(super) fn reload(&self, federation: &Federation) -> Result<bool, TrustError> {
+        let fresh = Public::load(federation)?;
+        let mut public = self.public.write();
+        let is_other = fresh.authorities != public.authorities;
+        if is_other {
+            *public = fresh;
+        }
+        Ok(is_other)
     }
 
     /// For any web server: authorities of the system and of the configuration.
     pub(super) fn public(&self) -> Arc<ClientConfig> {
-        let make = || self.config(Arc::new(Named::new(&self.public_roots(), Vec::new())));
-        self.public.get_or_init(make).clone()
+        let public = self.public.read();
+        let make = || self.config(Accepts::named(&public.roots(), Vec::new()));
+        public.config.get_or_init(make).clone()
     }
 
-    /// For this server.
-    pub(super) fn of(&self, server: &MatrixName) -> Arc<ClientConfig> {
-        let Some(peer) = self.peers.get(server) else {
-            return self.public();
+    /// For this server, as the peer table knows it.
+    pub(super) fn of(&self, server: &MatrixName, known: Option<&Known>) -> Arc<ClientConfig> {
+        match known {
+            None => self.public(),
+            Some(known) => {
+                let make = || self.of_peer(server, &known.peer);
+                known.tls.get_or_init(make).clone()
+            }
+        }
+    }
+
+    /// For a server as a peer like this. Its certificate may be for its own name or for that of its address.
+    pub(super) fn of_peer(&self, server: &MatrixName, peer: &Peer) -> Arc<ClientConfig> {
+        let names = || {
+            let names = [Some(server), peer.address.as_deref()];
+            names
+                .into_iter()
+                .filter_map(|name| tls_name(name?))
+                .collect()
         };
-        let make = || {
-            self.config(match &peer.rule {
-                Rule::Public => Arc::new(Named::new(&self.public_roots(), peer.names.clone())),
-                Rule::Authority(roots) => Arc::new(Named::new(roots, peer.names.clone())),
-                Rule::Pinned(fingerprint) => Arc::new(Pinned {
-                    fingerprint: *fingerprint,
-                    provider: provider(),
-                }),
-            })
+        self.config(match &peer.voucher {
+            Voucher::Public => Accepts::named(&self.public.read().roots(), names()),
+            Voucher::Authorities(roots) => {
+                let roots: Vec<_> = roots.iter().map(|der| der.clone().into()).collect();
+                Accepts::named(&roots, names())
+            }
+            Voucher::Certificate(hash) => Accepts::Pinned(*hash),
+        })
+    }
+
+    fn config(&self, accepts: Accepts) -> Arc<ClientConfig> {
+        let judge = Judge {
+            accepts,
+            provider: provider(),
         };
-        peer.config.get_or_init(make).clone()
-    }
-
-    fn public_roots(&self) -> Vec<CertificateDer<'static>> {
-        SYSTEM.iter().chain(&self.authorities).cloned().collect()
-    }
-
-    fn config(&self, verifier: Arc<dyn ServerCertVerifier>) -> Arc<ClientConfig> {
         let time = Arc::new(Time(self.clock.clone()));
         let mut config = ClientConfig::builder_with_details(provider(), time)
             .with_safe_default_protocol_versions()
             .expect("the provider knows the default versions")
             .dangerous()
-            .with_custom_certificate_verifier(verifier)
+            .with_custom_certificate_verifier(Arc::new(judge))
             .with_no_client_auth();
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Arc::new(config)
     }
 }
 
-fn rule(peer: &Peer) -> Result<Rule, TrustError> {
-    Ok(match (&peer.ca, peer.fingerprint) {
-        (Some(file), _) => Rule::Authority(read(file)?),
-        (None, Some(fingerprint)) => Rule::Pinned(fingerprint),
-        (None, None) => Rule::Public,
-    })
-}
-
-fn read(path: &Path) -> Result<Vec<CertificateDer<'static>>, TrustError> {
-    let error = |problem: String| TrustError {
-        path: path.to_owned(),
-        problem,
-    };
-    let pem = fs::read(path).map_err(|e| error(e.to_string()))?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    match found {
-        Ok(found) if found.is_empty() => Err(error("holds no certificate".to_owned())),
-        Ok(found) => Ok(found),
-        Err(problem) => Err(error(problem.to_string())),
-    }
-}
-
-fn provider() -> Arc<CryptoProvider> {
-    static PROVIDER: LazyLock<Arc<CryptoProvider>> =
-        LazyLock::new(|| Arc::new(rustls::crypto::ring::default_provider()));
-    PROVIDER.clone()
+/// The certificates in a file.
+pub(super) fn read(path: &Path) -> Result<Vec<CertificateDer<'static>>, TrustError> {
+    let found = certificates::read_certificates(path);
+    found.map_err(|error| TrustError(error.to_string()))
 }
 
 /// The host of a server name as certificates write it.
@@ -227,30 +209,39 @@ impl TimeProvider for Time {
     }
 }
 
-/// Accepts certificates that an authority has made for the name that was asked for, or for one of a peer's names.
+/// Judges the certificates that a server shows.
 #[derive(Debug)]
-struct Named {
-    /// None if there is no authority at all.
-    verifier: Option<Arc<WebPkiServerVerifier>>,
-    others: Vec<ServerName<'static>>,
+struct Judge {
+    accepts: Accepts,
     provider: Arc<CryptoProvider>,
 }
 
-impl Named {
-    fn new(roots: &[CertificateDer<'static>], others: Vec<ServerName<'static>>) -> Self {
+#[derive(Debug)]
+enum Accepts {
+    /// Certificates that an authority has made for the name that was asked for, or for one of a peer's names.
+    Named {
+        /// None if there is no authority at all.
+        verifier: Option<Arc<WebPkiServerVerifier>>,
+        others: Vec<ServerName<'static>>,
+    },
+    /// One certificate, whatever it says, from whoever has its key.
+    Pinned([u8; 32]),
+}
+
+impl Accepts {
+    fn named(roots: &[CertificateDer<'static>], others: Vec<ServerName<'static>>) -> Self {
         let mut store = RootCertStore::empty();
         // The system's list may hold what this library does not understand; the others count all the same.
         store.add_parsable_certificates(roots.iter().cloned());
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider());
-        Self {
+        Self::Named {
             verifier: verifier.build().ok(),
             others,
-            provider: provider(),
         }
     }
 }
 
-impl ServerCertVerifier for Named {
+impl ServerCertVerifier for Judge {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -259,67 +250,27 @@ impl ServerCertVerifier for Named {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, TlsError> {
-        let Some(verifier) = &self.verifier else {
+        let (verifier, others) = match &self.accepts {
+            Accepts::Pinned(fingerprint) => {
+                let hash: [u8; 32] = Sha256::digest(end_entity).into();
+                return if hash == *fingerprint {
+                    Ok(ServerCertVerified::assertion())
+                } else {
+                    Err(CertificateError::ApplicationVerificationFailure.into())
+                };
+            }
+            Accepts::Named { verifier, others } => (verifier, others),
+        };
+        let Some(verifier) = verifier else {
             return Err(CertificateError::UnknownIssuer.into());
         };
         let verify = |name: &ServerName<'_>| {
             verifier.verify_server_cert(end_entity, intermediates, name, ocsp, now)
         };
         verify(name).or_else(|error| {
-            let mut others = self.others.iter().filter(|other| *other != name);
+            let mut others = others.iter().filter(|other| *other != name);
             others.find_map(|other| verify(other).ok()).ok_or(error)
         })
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
-    }
-}
-
-/// Accepts one certificate, whatever it says, from whoever has its key.
-#[derive(Debug)]
-struct Pinned {
-    fingerprint: Fingerprint,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for Pinned {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, TlsError> {
-        let hash: [u8; 32] = Sha256::digest(end_entity).into();
-        if &hash == self.fingerprint.bytes() {
-            Ok(ServerCertVerified::assertion())
-        } else {
-            Err(CertificateError::ApplicationVerificationFailure.into())
-        }
     }
 
     fn verify_tls12_signature(

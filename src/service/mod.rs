@@ -6,6 +6,7 @@ pub mod federation;
 pub mod keyring;
 pub mod lifecycle;
 pub mod limits;
+pub mod peers;
 pub mod profiles;
 mod requester;
 pub mod rooms;
@@ -24,6 +25,7 @@ use self::{
     keyring::{Keyring, OwnKeys},
     lifecycle::Lifecycle,
     limits::Limits,
+    peers::Peers,
     profiles::Profiles,
     rooms::Rooms,
     sync::{Sources, Sync},
@@ -58,6 +60,8 @@ pub struct Services {
     pub rooms: Arc<Rooms>,
     /// What other servers and this node do together.
     pub federation: Federation,
+    /// The servers with which this node is paired.
+    pub peers: Peers,
     /// What begins, changes and ends a user's part in rooms.
     pub lifecycle: Lifecycle,
     /// Who is typing.
@@ -143,6 +147,7 @@ impl Services {
             receipts: receipts.clone(),
             presence: presence.clone(),
             accounts: accounts.clone(),
+            told_rooms: federation::ToldRooms::default(),
             handshakes: Handshakes::new(limits.clone()),
             inbox: federation::Inbox::open(&store)?,
             tasks: tasks.clone(),
@@ -155,6 +160,15 @@ impl Services {
             federation.clone(),
             limits.clone(),
         );
+        let peers = Peers::open(peers::Parts {
+            config: config.clone(),
+            store: store.clone(),
+            clock: clock.clone(),
+            entropy: entropy.clone(),
+            keyring: keyring.clone(),
+            remote: remote.clone(),
+            federation: federation.clone(),
+        })?;
         let sources = Sources {
             rooms: rooms.clone(),
             accounts: accounts.clone(),
@@ -174,6 +188,7 @@ impl Services {
             profiles,
             rooms,
             federation,
+            peers,
             lifecycle,
             typing,
             receipts,

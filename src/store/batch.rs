@@ -3,11 +3,11 @@
 use rocksdb::WriteBatch;
 
 use super::{
-    codec::{Key, Value},
+    codec::{Key, Part as _, Value},
     notify::{Change, Kinds},
     open::Inner,
     outgoing::Note,
-    schema::{EXTRA_TARGETS, LEFT_SERVERS, LOCAL_EVENTS},
+    schema::{CURRENT_STATE, EXTRA_TARGETS, LEFT_SERVERS, LOCAL_EVENTS, PUBLIC_ROOMS},
 };
 use crate::protocol::ids::{Position, RoomNid, ServerNid, UserNid};
 
@@ -41,6 +41,7 @@ pub struct Batch<'s> {
     pub(super) next: u64,
     pub(super) touches: Vec<(Position, Touch)>,
     pub(super) outgoing: Vec<(Position, Note)>,
+    pub(super) changed: Vec<RoomNid>,
 }
 
 impl<'s> Batch<'s> {
@@ -51,6 +52,7 @@ impl<'s> Batch<'s> {
             next,
             touches: Vec::new(),
             outgoing: Vec::new(),
+            changed: Vec::new(),
         }
     }
 
@@ -133,10 +135,31 @@ impl<'s> Batch<'s> {
         {
             self.tell_servers(until, Note::Left { server });
         }
+        self.note_change(table, key);
         self.writes.put_cf(self.inner.table(table), key, value);
     }
 
     pub(super) fn delete(&mut self, table: &'static str, key: &[u8]) {
+        self.note_change(table, key);
         self.writes.delete_cf(self.inner.table(table), key);
+    }
+
+    /// Notes that what is told of a room outside may have changed, once the batch is durable. Changes of the current
+    /// state are noted with their rows.
+    pub fn note_changed(&mut self, room: RoomNid) {
+        if self.changed.last() != Some(&room) {
+            self.changed.push(room);
+        }
+    }
+
+    /// Notes the room of a row that a directory of rooms is made from.
+    fn note_change(&mut self, table: &'static str, key: &[u8]) {
+        if table != CURRENT_STATE.name && table != PUBLIC_ROOMS.name {
+            return;
+        }
+        // Both keys begin with the room.
+        if let Some(room) = RoomNid::decode(false, &mut &*key) {
+            self.note_changed(room);
+        }
     }
 }

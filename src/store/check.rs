@@ -14,10 +14,10 @@ use super::{
     schema::{
         ACCESS_TOKENS, ACCOUNT_DATA, ACCOUNT_DATA_CHANGES, ACCOUNTS, ALIASES, AUTH_EDGES,
         CURRENT_STATE, DEVICES, EVENT_NIDS, EVENTS, FILTERS, HeadRow, KEY_DOCUMENTS, LOGIN_TOKENS,
-        META, NODE, PRESENCE, PROFILES, PUBLIC_ROOMS, RECEIPTS, RECEIPTS_OF, REFRESH_TOKENS,
-        REGISTRATION_TOKENS, RELATIONS, ROOM_ALIASES, ROOM_HEADS, ROOM_IDS, ROOM_MEMBERS,
-        ROOM_NIDS, SERVER_KEYS, SERVER_NAMES, SERVER_NIDS, STATE, STATE_KEY_NIDS, STATE_KEYS,
-        TIMELINE, TRANSACTIONS, UNREAD, USER_IDS, USER_NIDS, USER_ROOMS,
+        META, NODE, OPENID_TOKENS, PRESENCE, PROFILES, PUBLIC_ROOMS, RECEIPTS, RECEIPTS_OF,
+        REFRESH_TOKENS, REGISTRATION_TOKENS, RELATIONS, ROOM_ALIASES, ROOM_HEADS, ROOM_IDS,
+        ROOM_MEMBERS, ROOM_NIDS, SERVER_KEYS, SERVER_NAMES, SERVER_NIDS, STATE, STATE_KEY_NIDS,
+        STATE_KEYS, TIMELINE, TRANSACTIONS, UNREAD, USER_IDS, USER_NIDS, USER_ROOMS,
     },
     table::Table,
 };
@@ -328,6 +328,9 @@ impl Check<'_> {
         })?;
         self.rows(&LOGIN_TOKENS, say, |say, (_,), row| {
             self.account(say, row.user, "a login token")
+        })?;
+        self.rows(&OPENID_TOKENS, say, |say, (_,), row| {
+            self.account(say, row.user, "an OpenID token")
         })?;
         self.rows(&DEVICES, say, |say, (user, device), row| {
             if let Some(hash) = row.access_token

@@ -17,7 +17,7 @@ use super::{
     schema::META,
     view::{OwnedSnapshot, Published},
 };
-use crate::protocol::ids::Position;
+use crate::protocol::ids::{Position, RoomNid};
 
 /// Positions are reserved in steps of this many, so that a volatile position costs no row.
 const CEILING_STEP: u64 = 65_536;
@@ -38,6 +38,7 @@ pub(super) struct Commits {
     unpublished: bool,
     touches: Vec<(Position, Touch)>,
     outgoing: Vec<(Position, Note)>,
+    changed: Vec<RoomNid>,
     pub(super) closing: bool,
     /// A failed sync of the log: nothing can be promised any more.
     failed: bool,
@@ -52,6 +53,7 @@ impl Commits {
             unpublished: false,
             touches: Vec::new(),
             outgoing: Vec::new(),
+            changed: Vec::new(),
             closing: false,
             failed: false,
         }
@@ -102,6 +104,7 @@ impl Store {
             next,
             touches,
             outgoing,
+            changed,
             ..
         } = batch;
         if !writes.is_empty() {
@@ -115,6 +118,7 @@ impl Store {
         inner.committed.store(next - 1, Ordering::Release);
         commits.touches.extend(touches);
         commits.outgoing.extend(outgoing);
+        commits.changed.extend(changed);
         commits.unpublished = true;
         let committed = Committed {
             position: commits.position(),
@@ -148,10 +152,11 @@ fn publish(inner: &Arc<Inner>, commits: &mut Commits) {
     let position = commits.position();
     let touches = std::mem::take(&mut commits.touches);
     let outgoing = std::mem::take(&mut commits.outgoing);
+    let changed = std::mem::take(&mut commits.changed);
     let snapshot = OwnedSnapshot::take(inner.db.clone());
     commits.unpublished = false;
     let published = Published { position, snapshot };
-    show(inner, published, &touches, outgoing);
+    show(inner, published, &touches, outgoing, &changed);
 }
 
 fn show(
@@ -159,10 +164,13 @@ fn show(
     published: Published,
     touches: &[(Position, Touch)],
     outgoing: Vec<(Position, Note)>,
+    changed: &[RoomNid],
 ) {
     let position = published.position;
     inner.notify.publish(touches, || {
         inner.set_published(published);
+        // Whoever waited for their own change finds it in the directory.
+        inner.changed.publish(changed);
         // Whoever waits for an answer is woken before the many who wait for news.
         inner.durable.send_replace(position.0);
     });
@@ -222,6 +230,7 @@ fn sync_once(inner: &Arc<Inner>) -> bool {
     let position = commits.position();
     let touches = std::mem::take(&mut commits.touches);
     let outgoing = std::mem::take(&mut commits.outgoing);
+    let changed = std::mem::take(&mut commits.changed);
     let snapshot = OwnedSnapshot::take(inner.db.clone());
     drop(commits);
     if dirty && let Err(error) = inner.db.flush_wal(true) {
@@ -231,6 +240,6 @@ fn sync_once(inner: &Arc<Inner>) -> bool {
         return false;
     }
     let published = Published { position, snapshot };
-    show(inner, published, &touches, outgoing);
+    show(inner, published, &touches, outgoing, &changed);
     true
 }

@@ -3,6 +3,7 @@
 //! Reads go through a [`View`]; writes through [`Store::commit`], which hands out positions.
 
 mod batch;
+pub mod changed;
 mod check;
 mod codec;
 mod commit;

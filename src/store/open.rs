@@ -19,6 +19,7 @@ use tokio::sync::watch;
 
 use super::{
     Error, Result, Store,
+    changed::ChangedRooms,
     codec::{AsKey, Value},
     commit::{self, Commits},
     intern::Interner,
@@ -32,7 +33,7 @@ use super::{
 use crate::protocol::ids::Position;
 
 /// Raised with every change that older programs could not read, or would break by writing.
-const SCHEMA_VERSION: u64 = 1;
+const SCHEMA_VERSION: u64 = 2;
 
 /// When an acknowledged write is safe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +75,7 @@ pub(super) struct Inner {
     pub(super) durable: watch::Sender<u64>,
     pub(super) notify: Notify,
     pub(super) outgoing: Arc<Outgoing>,
+    pub(super) changed: ChangedRooms,
     pub(super) interner: Interner,
     pub(super) states: StateCache,
     syncer: Mutex<Option<JoinHandle<()>>>,
@@ -125,6 +127,7 @@ impl Store {
             durable: watch::channel(start).0,
             notify: Notify::default(),
             outgoing: Arc::default(),
+            changed: ChangedRooms::default(),
             interner,
             states: StateCache::new(options.memory / 8),
             syncer: Mutex::new(None),
@@ -143,6 +146,12 @@ impl Store {
     #[must_use]
     pub fn notify(&self) -> &Notify {
         &self.inner.notify
+    }
+
+    /// The rooms whose state has changed.
+    #[must_use]
+    pub fn changed_rooms(&self) -> &ChangedRooms {
+        &self.inner.changed
     }
 
     /// What other servers are to be told.

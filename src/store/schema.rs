@@ -124,6 +124,8 @@ tables! {
     REFRESH_TOKENS = "refresh_tokens": ([u8; 32],) => RefreshTokenRow, Point;
     /// Short-lived login tokens by the SHA-256 of the token.
     LOGIN_TOKENS = "login_tokens": ([u8; 32],) => LoginTokenRow, Point;
+    /// Tokens that tell other services who somebody is, by the SHA-256 of the token.
+    OPENID_TOKENS = "openid_tokens": ([u8; 32],) => OpenIdTokenRow, Point;
     /// Tokens that allow to register.
     REGISTRATION_TOKENS = "registration_tokens": (String,) => RegistrationTokenRow, Point;
     /// Filters as JSON, numbered for each user.
@@ -144,6 +146,10 @@ tables! {
     DESTINATIONS = "destinations": (ServerNid,) => DestinationRow, Point;
     /// The newest document with which each of these servers published its keys.
     KEY_DOCUMENTS = "key_documents": (String,) => KeyDocumentRow, Point;
+    /// Servers with which this node was paired, by name; the configuration may name more.
+    PEERS = "peers": (String,) => PeerRow, Point;
+    /// Codes for pairing that were made here and may still be used, by the SHA-256 of their secrets.
+    PEER_INVITATIONS = "peer_invitations": ([u8; 32],) => PeerInvitationRow, Point;
     /// What other servers have sent and what has no place in its room yet, in the order in which it came.
     INBOX = "inbox": (RoomNid, Position) => InboxRow, Sequential;
 }

@@ -6,7 +6,6 @@
 #   SUITES="js python bad_input"                               only these
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-venv=${XDG_CACHE_HOME:-$HOME/.cache}/kontor/clients-venv
 suites=${SUITES:-js python bad_input}
 
 # Everything about the server lies in $work: kontor.toml, data, server.log, pid, and exit (its code, once it has ended).
@@ -77,14 +76,7 @@ verdict() { # verdict NAME COMMAND...: one test of our own
     fi
 }
 
-# What is installed is installed once, and again when what is wanted has changed.
-if ! cmp -s "$here/python/requirements.txt" "$venv/requirements.txt"; then
-    rm -rf "$venv"
-    python3 -m venv "$venv"
-    "$venv/bin/pip" install --quiet --disable-pip-version-check --requirement "$here/python/requirements.txt"
-    cp "$here/python/requirements.txt" "$venv/requirements.txt"
-fi
-export PATH=$venv/bin:$PATH
+. "$here/venv.sh"
 modules=$here/js/node_modules
 if ! cmp -s "$here/js/package-lock.json" "$modules/.installed"; then
     (cd "$here/js" && npm ci --silent)

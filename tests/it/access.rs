@@ -6,17 +6,21 @@ use http::{Method, StatusCode};
 use kontor::config::Secret;
 use serde_json::{Value, json};
 
-use self::Access::{Everybody, Guests, Servers, Users};
+use self::Access::{Either, Everybody, Guests, OpenId, Servers, Users};
 use crate::server::{Client, TestServer, ok};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Access {
     /// No token is needed, and one that is sent along does not matter.
     Everybody,
+    /// Everybody, but a token that is sent along must be one.
+    Either,
     /// Whoever has a token, also a guest. See "Guest access".
     Guests,
     /// Whoever has a token and is no guest.
     Users,
+    /// Whoever shows an OpenID token in the query; no other token is looked at.
+    OpenId,
     /// Other servers, by the signature of the request; no token opens it. See "Request Authentication".
     Servers,
 }
@@ -31,14 +35,22 @@ everybody GET    -                                /_synapse/admin/v1/register
 everybody POST   -                                /_synapse/admin/v1/register
 
 everybody GET    -                                /_matrix/federation/v1/version
+everybody POST   -                                /_kontor/v1/peers/pair
+servers   POST   -                                /_kontor/v1/peers/test
 everybody GET    -                                /_matrix/key/v2/server
 everybody GET    -                                /_matrix/key/v2/server/{key_id}
 everybody GET    -                                /_matrix/key/v2/query/{server_name}
 everybody GET    -                                /_matrix/key/v2/query/{server_name}/{key_id}
 everybody POST   -                                /_matrix/key/v2/query
+openid    GET    -                                /_matrix/federation/v1/openid/userinfo
+everybody PUT    -                                /_matrix/federation/v1/3pid/onbind
+servers   PUT    -                                /_matrix/federation/v1/exchange_third_party_invite/{room_id}
 servers   GET    -                                /_matrix/federation/v1/make_join/{room_id}/{user_id}
 servers   GET    -                                /_matrix/federation/v1/make_knock/{room_id}/{user_id}
 servers   GET    -                                /_matrix/federation/v1/make_leave/{room_id}/{user_id}
+servers   GET    -                                /_matrix/federation/v1/hierarchy/{room_id}
+servers   GET    -                                /_matrix/federation/v1/publicRooms
+servers   POST   -                                /_matrix/federation/v1/publicRooms
 servers   GET    -                                /_matrix/federation/v1/query/directory
 servers   GET    -                                /_matrix/federation/v1/query/profile
 servers   PUT    -                                /_matrix/federation/v1/invite/{room_id}/{event_id}
@@ -54,6 +66,7 @@ servers   GET    -                                /_matrix/federation/v1/state/{
 servers   GET    -                                /_matrix/federation/v1/state_ids/{room_id}
 servers   GET    -                                /_matrix/federation/v1/event_auth/{room_id}/{event_id}
 servers   GET    -                                /_matrix/federation/v1/backfill/{room_id}
+servers   GET    -                                /_matrix/federation/v1/timestamp_to_event/{room_id}
 servers   POST   -                                /_matrix/federation/v1/get_missing_events/{room_id}
 
 guests    GET    r0,v3                            account/whoami
@@ -98,10 +111,22 @@ guests    GET    r0,v3                            user/{user_id}/filter/{filter_
 users     GET    r0,v3                            user/{user_id}/rooms/{room_id}/account_data/{event_type}
 users     PUT    r0,v3                            user/{user_id}/rooms/{room_id}/account_data/{event_type}
 users     GET    r0,v3                            user/{user_id}/rooms/{room_id}/tags
+users     POST   r0,v3                            user/{user_id}/openid/request_token
 users     PUT    r0,v3                            user/{user_id}/rooms/{room_id}/tags/{tag}
 users     DELETE r0,v3                            user/{user_id}/rooms/{room_id}/tags/{tag}
 
 users     POST   r0,v3                            createRoom
+everybody GET    r0,v3                            directory/list/room/{room_id}
+users     PUT    r0,v3                            directory/list/room/{room_id}
+everybody GET    r0,v3                            directory/room/{room_alias}
+users     PUT    r0,v3                            directory/room/{room_alias}
+users     DELETE r0,v3                            directory/room/{room_alias}
+everybody GET    r0,v3                            publicRooms
+either    GET    v1                               room_summary/{room_id_or_alias}
+either    GET    unstable/im.nheko.summary        rooms/{room_id_or_alias}/summary
+guests    GET    unstable/org.matrix.msc2946,v1   rooms/{room_id}/hierarchy
+guests    POST   r0,v3                            publicRooms
+guests    GET    unstable/org.matrix.msc2432,r0,v3 rooms/{room_id}/aliases
 guests    POST   r0,v3                            join/{room_id_or_alias}
 guests    GET    r0,v3                            joined_rooms
 users     POST   unstable/xyz.amorgan.knock,v3    knock/{room_id_or_alias}
@@ -130,8 +155,10 @@ guests    GET    v3                               rooms/{room_id}/state/{event_t
 guests    PUT    v3                               rooms/{room_id}/state/{event_type}/
 guests    GET    r0,v3                            rooms/{room_id}/state/{event_type}/{state_key}
 guests    PUT    r0,v3                            rooms/{room_id}/state/{event_type}/{state_key}
+guests    GET    unstable/org.matrix.msc3030,v1   rooms/{room_id}/timestamp_to_event
 users     PUT    r0,v3                            rooms/{room_id}/typing/{user_id}
 users     POST   r0,v3                            rooms/{room_id}/unban
+users     POST   r0,v3                            rooms/{room_id}/upgrade
 guests    GET    r0,v3                            sync
 ";
 
@@ -145,8 +172,10 @@ fn table() -> Vec<(Method, String, Access)> {
         };
         let access = match access {
             "everybody" => Everybody,
+            "either" => Either,
             "guests" => Guests,
             "users" => Users,
+            "openid" => OpenId,
             "servers" => Servers,
             other => panic!("no access: {other}"),
         };
@@ -175,6 +204,7 @@ fn filled_in(path: &str, user_id: &str) -> String {
     let filled = path
         .replace("{user_id}", user_id)
         .replace("{room_id}", "!nowhere:localhost")
+        .replace("{room_alias}", "%23nowhere:localhost")
         .replace("{room_id_or_alias}", "!nowhere:localhost")
         .replace("{event_id}", "$nothing")
         .replace("{event_type}", "m.room.topic")
@@ -263,6 +293,11 @@ fn unsigned(status: StatusCode, errcode: &str) -> bool {
     (status, errcode) == (StatusCode::UNAUTHORIZED, "M_UNAUTHORIZED")
 }
 
+/// Whether an error says that the token in the query is missing.
+fn untold(status: StatusCode, errcode: &str) -> bool {
+    (status, errcode) == (StatusCode::UNAUTHORIZED, "M_MISSING_TOKEN")
+}
+
 #[tokio::test]
 async fn without_a_token_only_what_is_for_everybody_answers() {
     let server = server();
@@ -271,9 +306,10 @@ async fn without_a_token_only_what_is_for_everybody_answers() {
     everywhere(
         async || nobody.clone(),
         |access, status, errcode| match access {
-            Everybody => !about_the_token(errcode),
+            Everybody | Either => !about_the_token(errcode),
             Guests | Users => (status, errcode) == (StatusCode::UNAUTHORIZED, "M_MISSING_TOKEN"),
             Servers => unsigned(status, errcode),
+            OpenId => untold(status, errcode),
         },
     )
     .await;
@@ -288,8 +324,11 @@ async fn a_wrong_token_is_refused_wherever_one_is_needed() {
         async || stranger.clone(),
         |access, status, errcode| match access {
             Everybody => !about_the_token(errcode),
-            Guests | Users => (status, errcode) == (StatusCode::UNAUTHORIZED, "M_UNKNOWN_TOKEN"),
+            Either | Guests | Users => {
+                (status, errcode) == (StatusCode::UNAUTHORIZED, "M_UNKNOWN_TOKEN")
+            }
             Servers => unsigned(status, errcode),
+            OpenId => untold(status, errcode),
         },
     )
     .await;
@@ -304,9 +343,12 @@ async fn guests_are_let_in_only_where_the_table_says_so() {
         server.client(&ok(server.anonymous().post(path, json!({})).await))
     };
     everywhere(guest, |access, status, errcode| match access {
-        Everybody | Guests => !about_the_token(errcode) && errcode != "M_GUEST_ACCESS_FORBIDDEN",
+        Everybody | Either | Guests => {
+            !about_the_token(errcode) && errcode != "M_GUEST_ACCESS_FORBIDDEN"
+        }
         Users => (status, errcode) == (StatusCode::FORBIDDEN, "M_GUEST_ACCESS_FORBIDDEN"),
         Servers => unsigned(status, errcode),
+        OpenId => untold(status, errcode),
     })
     .await;
 }
@@ -321,6 +363,7 @@ async fn users_are_let_in_everywhere() {
     };
     everywhere(user, |access, status, errcode| match access {
         Servers => unsigned(status, errcode),
+        OpenId => untold(status, errcode),
         _ => !about_the_token(errcode) && errcode != "M_GUEST_ACCESS_FORBIDDEN",
     })
     .await;

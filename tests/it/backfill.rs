@@ -14,27 +14,20 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use http::{Request, Response};
 use kontor::{
-    protocol::{
-        format,
-        ids::EventNid,
-        template::{self, Draft},
-        version,
-    },
+    protocol::{format, ids::EventNid},
     service::{
         Services,
         rooms::{Before, Entered, Outcome},
     },
 };
-use ruma::{
-    CanonicalJsonObject, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, RoomId, ServerName,
-    UInt, UserId,
-};
+use ruma::{EventId, OwnedEventId, RoomId, ServerName};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
 use crate::{
+    elsewhere::{Elsewhere, check},
     room::Room,
-    server::{Client, START, TestServer, ok, refused, text},
+    server::{Client, TestServer, ok, refused, text},
 };
 
 /// What the resident answers to questions about the room: the endpoints as a server in the room has them.
@@ -152,57 +145,17 @@ fn connect(resident: &TestServer, to: &TestServer, name: &str) -> Arc<AtomicUsiz
 /// A user of `joining` joins a room of `resident`, by hand on both sides.
 async fn join(joining: &TestServer, resident: &TestServer, room: &Room, user: &Client) {
     let id = RoomId::parse(&room.0).expect("it is an id");
-    let user = UserId::parse(&user.user_id).expect("it is an id");
-    let rules = version::rules(resident.services.rooms.default_version()).expect("it is known");
-    let (text, state, known) = {
-        let rooms = &resident.services.rooms;
-        let mut guard = rooms.lock(&id).await.expect("the room is there");
-        let head = guard.head();
-        let view = resident.services.store().latest();
-        let nids: Vec<_> = head.state.values().copied().collect();
-        let state = rooms.events(&view, &nids).expect("the state is there");
-        let find = |kind: &str| {
-            let found = state
-                .iter()
-                .find(|stored| stored.event.header.event_type == kind.into());
-            found.map(|stored| stored.event.header.id.clone())
-        };
-        let content = json!({ "membership": "join" });
-        let content: CanonicalJsonObject = serde_json::from_value(content).expect("it is JSON");
-        let draft = Draft {
-            room_id: Some(id.clone()),
-            sender: user.clone(),
-            event_type: "m.room.member".into(),
-            state_key: Some(user.to_string()),
-            content,
-            redacts: None,
-            origin_server_ts: MilliSecondsSinceUnixEpoch(UInt::new_saturating(START)),
-            prev_events: head
-                .row
-                .extremities
-                .iter()
-                .map(|(id, _)| id.clone())
-                .collect(),
-            auth_events: ["m.room.power_levels", "m.room.join_rules"]
-                .into_iter()
-                .filter_map(find)
-                .collect(),
-            depth: head.row.depth + 1,
-            legacy: None,
-        };
-        let keyring = &joining.services.keyring;
-        let event = template::finish(draft, keyring.key(), keyring.name(), rules);
-        let text = format::federation(&event.expect("it is in order"));
-        let ids: Vec<_> = state
-            .iter()
-            .map(|stored| stored.event.header.id.clone())
-            .collect();
-        let known: Vec<_> = state
-            .iter()
-            .map(|stored| format::federation(&stored.event))
-            .collect();
-        (text, ids, known)
-    };
+    let user = &*user.user_id;
+    let mut elsewhere = Elsewhere::of(resident, room).await;
+    let rules = elsewhere.rules;
+    let state: Vec<_> = elsewhere.state.values().cloned().collect();
+    let known: Vec<_> = state.iter().map(format::federation).collect();
+    let state: Vec<_> = state.into_iter().map(|event| event.header.id).collect();
+    let keyring = &joining.services.keyring;
+    let signer = (keyring.key(), keyring.name());
+    let (kind, content) = ("m.room.member", json!({ "membership": "join" }));
+    let event = elsewhere.signed(signer, user, kind, Some(user), content, |_| {});
+    let text = format::federation(&event);
     let verified = |server: &TestServer, texts: Vec<String>| {
         let federation = server.services.federation.clone();
         async move {
@@ -297,13 +250,7 @@ async fn who_scrolls_up_gets_what_was_before() {
     assert_eq!((again, pages), (wanted, 1));
     assert_eq!(asked.load(Ordering::Relaxed), before);
     for server in [&us, &them] {
-        let mut complaints = Vec::new();
-        server
-            .services
-            .store()
-            .check(|line| complaints.push(line))
-            .unwrap();
-        assert_eq!(complaints, Vec::<String>::new());
+        check(server);
     }
 }
 

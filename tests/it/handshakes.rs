@@ -1,7 +1,7 @@
-//! What other servers send us when their users enter, leave or invite, as a server that plays by no rules would, and
-//! what such a server answers us.
+//! What other servers send us when their users enter, leave or invite, as a server that plays by no rules would. What
+//! such a server answers us is in `hosts`.
 
-use http::{Method, StatusCode};
+use http::Method;
 use kontor::{
     protocol::{
         integrity::{canonical, event_id, hash_and_sign, parse_object},
@@ -13,14 +13,13 @@ use ruma::{RoomVersionId, room_version_rules::RoomVersionRules};
 use serde_json::{Value, json};
 
 use crate::{
-    joining::join,
     neighbour::Neighbour,
     room::{Room, encoded},
     server::{Answer, Client, START, TestServer, ok, refused, text},
     several::sound,
 };
 
-const FEDERATION: &str = "/_matrix/federation";
+pub(crate) const FEDERATION: &str = "/_matrix/federation";
 
 fn rules(version: &str) -> &'static RoomVersionRules {
     let version = RoomVersionId::try_from(version).expect("it is a version");
@@ -28,7 +27,7 @@ fn rules(version: &str) -> &'static RoomVersionRules {
 }
 
 /// An event with hash and signature, and its id.
-fn finished(neighbour: &Neighbour, version: &str, event: &Value) -> (String, String) {
+pub(crate) fn finished(neighbour: &Neighbour, version: &str, event: &Value) -> (String, String) {
     let mut object = parse_object(&event.to_string()).expect("it is an event");
     let id = hash_and_sign(&mut object, &neighbour.key, &neighbour.name, rules(version));
     (id.expect("it has an id").to_string(), canonical(&object))
@@ -490,195 +489,6 @@ async fn what_is_no_proper_invite_is_not_signed() {
     refused(invite.send(&node, &other).await, 400, "M_INVALID_PARAM");
     let sync = ok(alice.get("/_matrix/client/v3/sync").await);
     assert_eq!(sync["rooms"]["invite"], Value::Null, "{sync}");
-    sound(&[&node]);
-}
-
-/// A server that lets a user of ours into a room and tells what it likes.
-struct Host {
-    server: Neighbour,
-    room: Room,
-    events: Vec<Value>,
-}
-
-impl Host {
-    fn new(node: &TestServer) -> Self {
-        let server = Neighbour::new(&node.lan, "host.example", 5);
-        let room = "!room:host.example";
-        let owner = "@owner:host.example";
-        let mut events: Vec<Value> = Vec::new();
-        let mut ids: Vec<String> = Vec::new();
-        for (kind, key, content) in [
-            (
-                "m.room.create",
-                "",
-                json!({ "room_version": "10", "creator": owner }),
-            ),
-            ("m.room.member", owner, json!({ "membership": "join" })),
-            (
-                "m.room.power_levels",
-                "",
-                json!({ "users": { owner: 100 } }),
-            ),
-            ("m.room.join_rules", "", json!({ "join_rule": "public" })),
-            ("m.room.topic", "", json!({ "topic": "tea" })),
-        ] {
-            let auth = if kind == "m.room.topic" {
-                &ids[..3]
-            } else {
-                &ids[..]
-            };
-            let event = json!({
-                "type": kind, "state_key": key, "content": content, "sender": owner,
-                "room_id": room, "origin_server_ts": START, "depth": ids.len() + 1,
-                "prev_events": ids.last().into_iter().collect::<Vec<_>>(),
-                "auth_events": auth,
-            });
-            let (id, event) = finished(&server, "10", &event);
-            ids.push(id);
-            events.push(serde_json::from_str(&event).expect("JSON"));
-        }
-        let template = json!({
-            "room_version": "10",
-            "event": {
-                "type": "m.room.member", "state_key": "@alice:localhost",
-                "sender": "@alice:localhost", "room_id": room, "depth": 6,
-                "content": { "membership": "join" }, "origin_server_ts": START,
-                "prev_events": [ids[4]], "auth_events": [ids[0], ids[2], ids[3]],
-            },
-        });
-        let host = Self {
-            server,
-            room: Room(room.to_owned()),
-            events,
-        };
-        host.says("make_join", template);
-        host
-    }
-
-    fn says(&self, what: &str, answer: impl ToString) {
-        let version = if what == "send_join" { "v2" } else { "v1" };
-        let path = format!("{FEDERATION}/{version}/{what}");
-        self.server.answers(&path, StatusCode::OK, answer);
-    }
-
-    fn tells(&self, state: &[Value], chain: &[Value]) {
-        self.says("send_join", json!({ "state": state, "auth_chain": chain }));
-    }
-}
-
-#[tokio::test]
-async fn what_a_server_tells_of_a_room_is_not_believed_unseen() {
-    let node = TestServer::new();
-    let alice = node.register("alice").await;
-    let host = Host::new(&node);
-    let asked = async || join(&alice, &host.room, &["host.example"]).await;
-    let all = host.events.clone();
-    let without = |kind: &str| -> Vec<Value> {
-        let events = all.iter().filter(|event| event["type"] != kind);
-        events.cloned().collect()
-    };
-    let changed = |kind: &str, change: &dyn Fn(&mut Value)| -> Vec<Value> {
-        let mut events = all.clone();
-        let found = events.iter_mut().find(|event| event["type"] == kind);
-        change(found.expect("it is there"));
-        events
-    };
-    let topic = all[4].clone();
-    let mut other_topic = topic.clone();
-    other_topic["content"]["topic"] = "coffee".into();
-    let (_, other_topic) = finished(&host.server, "10", &other_topic);
-    let twice = [
-        all.clone(),
-        vec![serde_json::from_str(&other_topic).unwrap()],
-    ]
-    .concat();
-    let mut nothing = Vec::new();
-    for state in [
-        Vec::new(),
-        without("m.room.create"),
-        without("m.room.join_rules"),
-        changed("m.room.create", &|event| event["signatures"] = json!({})),
-        changed("m.room.join_rules", &|event| {
-            event["room_id"] = "!x:host.example".into();
-        }),
-        twice,
-    ] {
-        host.tells(&state, &state);
-        nothing.push(asked().await);
-    }
-    for garbage in [
-        "",
-        "[]",
-        "{}",
-        "{\"state\":7}",
-        "{\"state\":[7],\"auth_chain\":[]}",
-        "<html>",
-    ] {
-        host.says("send_join", garbage);
-        nothing.push(asked().await);
-    }
-    for (status, body) in nothing {
-        assert_eq!(status, StatusCode::BAD_GATEWAY, "{body}");
-        refused(host.room.get(&alice, "state").await, 403, "M_FORBIDDEN");
-    }
-    // An event that matters to nobody else is left out.
-    let state = changed("m.room.topic", &|event| event["signatures"] = json!({}));
-    host.tells(&state, &all[..4]);
-    ok(asked().await);
-    let state = ok(host.room.get(&alice, "state").await);
-    assert_eq!(state.as_array().unwrap().len(), 5, "{state}");
-    sound(&[&node]);
-}
-
-#[tokio::test]
-async fn templates_for_something_else_are_not_signed() {
-    let node = TestServer::new();
-    let alice = node.register("alice").await;
-    let host = Host::new(&node);
-    host.tells(&host.events, &[]);
-    let good = json!({
-        "room_version": "10",
-        "event": {
-            "type": "m.room.member", "state_key": "@alice:localhost",
-            "sender": "@alice:localhost", "room_id": host.room.0, "depth": 6,
-            "content": { "membership": "join" }, "origin_server_ts": START,
-            "prev_events": ["$x"], "auth_events": [],
-        },
-    });
-    for (name, value) in [
-        ("type", json!("m.room.power_levels")),
-        ("state_key", json!("@bob:localhost")),
-        ("sender", json!("@bob:localhost")),
-        ("room_id", json!("!other:host.example")),
-        ("content", json!({ "membership": "leave" })),
-        ("prev_events", json!("x")),
-        ("depth", json!("x")),
-        ("prev_events", json!(vec!["$x"; 1_000])),
-    ] {
-        let mut template = good.clone();
-        template["event"][name] = value;
-        host.says("make_join", template);
-        let (status, body) = join(&alice, &host.room, &["host.example"]).await;
-        assert_eq!(status, StatusCode::BAD_GATEWAY, "{name}: {body}");
-    }
-    let mut template = good.clone();
-    template["room_version"] = "99".into();
-    host.says("make_join", template);
-    let answer = join(&alice, &host.room, &["host.example"]).await;
-    refused(answer, 400, "M_INCOMPATIBLE_ROOM_VERSION");
-    // Whoever is invited must be able to agree only to what they were asked.
-    let room = Room::create(&alice, json!({ "room_version": "10" })).await;
-    let invite = json!({ "user_id": "@zoe:host.example" });
-    for garbage in [
-        "{}",
-        "{\"event\":{}}",
-        "{\"event\":{\"signatures\":{\"host.example\":7}}}",
-    ] {
-        let path = format!("{FEDERATION}/v2/invite");
-        host.server.answers(&path, StatusCode::OK, garbage);
-        let (status, body) = room.post(&alice, "invite", invite.clone()).await;
-        assert_eq!(status, StatusCode::BAD_GATEWAY, "{body}");
-    }
     sound(&[&node]);
 }
 

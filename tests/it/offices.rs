@@ -1,6 +1,13 @@
 //! Two nodes that listen, with certificates of their own authorities, and know each other as peers.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use kontor::{
     clock::Clock,
@@ -12,6 +19,11 @@ use ruma::{OwnedServerName, ServerName, api::federation::discovery::get_server_v
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use serde_json::json;
 use sha2::{Digest, Sha256};
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
 
 use crate::server::{START, TestServer, ok, refused};
 
@@ -145,6 +157,43 @@ async fn two_offices_see_each_others_users() {
         assert_eq!(complaints, Vec::<String>::new());
         office.services.stop.cancel();
     }
+}
+
+#[tokio::test]
+async fn all_requests_to_an_office_share_one_connection() {
+    let (a, b) = (Site::new("a.example").await, Site::new("b.example").await);
+    let (as_a, mut as_b) = (a.peer(), b.peer());
+    // A door before the office that counts who comes.
+    let door = TcpListener::bind("127.0.0.1:0").await.expect("a door");
+    let behind = b.address;
+    let address = door.local_addr().expect("it has one").to_string();
+    as_b.address = Some(named(&address));
+    let came = Arc::new(AtomicUsize::new(0));
+    let count = came.clone();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let mut inside = JoinSet::new();
+        while let Ok((mut socket, _)) = door.accept().await {
+            count.fetch_add(1, Ordering::Relaxed);
+            inside.spawn(async move {
+                let mut office = TcpStream::connect(behind).await?;
+                copy_bidirectional(&mut socket, &mut office).await
+            });
+        }
+    });
+    let a = a.start(vec![("b.example", as_b)]);
+    let b = b.start(vec![("a.example", as_a)]);
+    b.server.register("bob").await;
+    let client = a.server.anonymous();
+    let ask = || client.get("/_matrix/client/v3/profile/@bob:b.example");
+    ok(ask().await);
+    let before = came.load(Ordering::Relaxed);
+    for answer in futures_util::future::join_all((0..30).map(|_| ask())).await {
+        ok(answer);
+    }
+    assert_eq!(came.load(Ordering::Relaxed), before, "HTTP/2 needs no more");
+    a.server.services.stop.cancel();
+    b.server.services.stop.cancel();
 }
 
 #[tokio::test]

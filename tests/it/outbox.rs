@@ -5,19 +5,16 @@ use std::{collections::BTreeSet, time::Duration};
 use http::{Method, StatusCode};
 use kontor::{
     config::{Config, Peer},
-    protocol::{
-        format,
-        ingest::Verdict,
-        template::{self, Draft},
-    },
+    protocol::{format, ingest::Verdict},
     remote::memory::Faults,
     service::rooms::{Before, Outcome},
-    store::schema::LOCAL_EVENTS,
+    store::schema::{EXTRA_TARGETS, LOCAL_EVENTS},
 };
-use ruma::{CanonicalJsonObject, MilliSecondsSinceUnixEpoch, RoomId, ServerName, UInt, UserId};
+use ruma::ServerName;
 use serde_json::{Value, json};
 
 use crate::{
+    elsewhere::{Elsewhere, check},
     neighbour::{Neighbour, us},
     room::Room,
     server::{Client, START, TestServer, ok},
@@ -49,57 +46,11 @@ fn branch(server: &TestServer, name: &str, seed: u8) -> Neighbour {
 /// A user of the other server changes their membership.
 async fn becomes(server: &TestServer, who: &Neighbour, room: &Room, membership: &str) -> String {
     let services = &server.services;
-    let id = RoomId::parse(&room.0).expect("it is so in these tests");
-    let user = UserId::parse(format!("@bob:{}", who.name)).expect("it is so in these tests");
-    let (event, rules) = {
-        let mut guard = services
-            .rooms
-            .lock(&id)
-            .await
-            .expect("it is so in these tests");
-        let head = guard.head();
-        let view = services.store().latest();
-        let mut auth = Vec::new();
-        for (kind, key) in [
-            ("m.room.create", ""),
-            ("m.room.power_levels", ""),
-            ("m.room.join_rules", ""),
-            ("m.room.member", user.as_str()),
-        ] {
-            let is_id = head.rules.authorization.room_create_event_id_as_room_id;
-            let found = services.rooms.current(&view, head.nid, &kind.into(), key);
-            if let Some(stored) = found.expect("it is so in these tests")
-                && !(is_id && kind == "m.room.create")
-                && (kind != "m.room.join_rules" || membership == "join")
-            {
-                auth.push(stored.event.header.id.clone());
-            }
-        }
-        let content = json!({ "membership": membership });
-        let content: CanonicalJsonObject =
-            serde_json::from_value(content).expect("it is so in these tests");
-        let draft = Draft {
-            room_id: Some(id.clone()),
-            sender: user.clone(),
-            event_type: "m.room.member".into(),
-            state_key: Some(user.to_string()),
-            content,
-            redacts: None,
-            origin_server_ts: MilliSecondsSinceUnixEpoch(UInt::new_saturating(START)),
-            prev_events: head
-                .row
-                .extremities
-                .iter()
-                .map(|(id, _)| id.clone())
-                .collect(),
-            auth_events: auth,
-            depth: head.row.depth + 1,
-            legacy: None,
-        };
-        let event = template::finish(draft, &who.key, &who.name, head.rules)
-            .expect("it is so in these tests");
-        (event, head.rules)
-    };
+    let user = format!("@bob:{}", who.name);
+    let mut elsewhere = Elsewhere::of(server, room).await;
+    let content = json!({ "membership": membership });
+    let event = elsewhere.add(who, &user, "m.room.member", Some(&user), content);
+    let (id, rules) = (elsewhere.room, elsewhere.rules);
     let text = format::federation(&event);
     let mut verified = services
         .federation
@@ -180,15 +131,6 @@ fn numbers(range: std::ops::Range<usize>) -> Vec<String> {
     range.map(|number| number.to_string()).collect()
 }
 
-fn healthy(server: &TestServer) {
-    let mut complaints = Vec::new();
-    let store = server.services.store();
-    store
-        .check(|line| complaints.push(line))
-        .expect("it is so in these tests");
-    assert_eq!(complaints, Vec::<String>::new());
-}
-
 #[tokio::test]
 async fn messages_reach_the_servers_of_the_room() {
     let (server, alice, b) = node(|_| ()).await;
@@ -225,7 +167,7 @@ async fn messages_reach_the_servers_of_the_room() {
     room.say(&alice, "nobody is told").await;
     rest().await;
     assert_eq!(heard(&b).len(), 149);
-    healthy(&server);
+    check(&server);
 }
 
 #[tokio::test]
@@ -267,7 +209,7 @@ async fn what_waits_for_a_link_arrives_once_and_in_order() {
     server.services.federation.forget_delivered().unwrap();
     let view = server.services.store().view();
     assert_eq!(LOCAL_EVENTS.scan(&view, &()).count(), 0);
-    healthy(&server);
+    check(&server);
 }
 
 #[tokio::test]
@@ -325,7 +267,7 @@ async fn a_restart_loses_nothing() {
     // It was written down that the first one had arrived.
     let all: Vec<_> = b.put().iter().flat_map(|(_, body)| texts(body)).collect();
     assert_eq!(all, numbers(0..61));
-    healthy(&server);
+    check(&server);
 }
 
 #[tokio::test]
@@ -412,7 +354,7 @@ async fn whoever_is_sent_away_is_told() {
     assert_eq!(pdus[0]["content"]["membership"], "leave");
     server.clock.advance(Duration::from_secs(2));
     rest().await;
-    healthy(&server);
+    check(&server);
     let server = server.restart();
     rest().await;
     assert_eq!(b.put().len(), 1);
@@ -420,6 +362,197 @@ async fn whoever_is_sent_away_is_told() {
         server.services.federation.destinations().unwrap()[0].waiting,
         0
     );
+}
+
+#[tokio::test]
+async fn what_was_said_before_somebody_was_sent_away_is_for_them_too() {
+    let (server, alice, b) = node(|_| ()).await;
+    let (room, other) = (
+        Room::new(&alice, "shared").await,
+        Room::new(&alice, "shared").await,
+    );
+    room.say(&alice, "before they came").await;
+    for room in [&room, &other] {
+        becomes(&server, &b, room, "join").await;
+    }
+    server.lan.set_link(&us(), &b.name, false);
+    for number in numbers(0..60) {
+        room.say(&alice, &number).await;
+    }
+    let kick = json!({ "user_id": "@bob:b.example" });
+    ok(room.post(&alice, "kick", kick).await);
+    room.say(&alice, "among ourselves").await;
+    other.say(&alice, "elsewhere").await;
+    rest().await;
+    server.clock.advance(Duration::from_secs(1));
+    rest().await;
+    // Nothing of it is swept away.
+    server.services.federation.forget_delivered().unwrap();
+    let server = server.restart();
+    server.services.federation.forget_delivered().unwrap();
+    server.lan.set_link(&us(), &b.name, true);
+    until("it arrives", || {
+        server.clock.advance(Duration::from_secs(10));
+        heard(&b).len() == 61
+    })
+    .await;
+    let expect = [numbers(0..60), vec!["elsewhere".to_owned()]].concat();
+    assert_eq!(heard(&b), expect);
+    let all = b.put();
+    let pdus = all.iter().filter_map(|(_, body)| body["pdus"].as_array());
+    let leave = pdus
+        .flatten()
+        .position(|pdu| pdu["content"]["membership"] == "leave");
+    assert_eq!(leave, Some(60));
+    rest().await;
+    server.clock.advance(Duration::from_secs(2));
+    rest().await;
+    server.services.federation.forget_delivered().unwrap();
+    let view = server.services.store().view();
+    assert_eq!(LOCAL_EVENTS.scan(&view, &()).count(), 0);
+    assert_eq!(EXTRA_TARGETS.scan(&view, &()).count(), 0);
+    check(&server);
+}
+
+#[tokio::test]
+async fn what_is_on_its_way_when_somebody_is_sent_away_arrives() {
+    let (server, alice, b) = node(|_| ()).await;
+    let room = Room::new(&alice, "shared").await;
+    becomes(&server, &b, &room, "join").await;
+    room.say(&alice, "0").await;
+    until("it arrives", || heard(&b).len() == 1).await;
+    // While this is under way the next one waits in memory.
+    b.answers(SEND, StatusCode::IM_A_TEAPOT, "");
+    room.say(&alice, "1").await;
+    until("it is sent", || heard(&b).len() == 2).await;
+    room.say(&alice, "2").await;
+    rest().await;
+    let ban = json!({ "user_id": "@bob:b.example" });
+    ok(room.post(&alice, "ban", ban).await);
+    rest().await;
+    b.answers(SEND, StatusCode::OK, json!({ "pdus": {} }));
+    until("all arrives", || {
+        server.clock.advance(Duration::from_secs(5));
+        heard(&b).len() == 3
+    })
+    .await;
+    assert_eq!(heard(&b), numbers(0..3));
+    check(&server);
+}
+
+#[tokio::test]
+async fn an_attempt_that_hangs_is_repeated_when_the_server_is_heard_of() {
+    let (server, alice, b) = node(|_| ()).await;
+    let room = Room::new(&alice, "shared").await;
+    becomes(&server, &b, &room, "join").await;
+    b.answers(SEND, StatusCode::IM_A_TEAPOT, "");
+    room.say(&alice, "1").await;
+    until("it is sent", || b.put().len() == 1).await;
+    room.say(&alice, "2").await;
+    b.answers(SEND, StatusCode::OK, json!({ "pdus": {} }));
+    // Whoever is slow is not asked twice.
+    server.clock.advance(Duration::from_secs(3));
+    rest().await;
+    assert_eq!(b.put().len(), 1);
+    ok(b.get(
+        &server,
+        "/_matrix/federation/v1/query/profile?user_id=@alice:localhost",
+    )
+    .await);
+    until("both arrive", || heard(&b).len() == 2).await;
+    let all = b.put();
+    assert_eq!((all.len(), &all[0]), (3, &all[1]));
+    let status = server.services.federation.destinations().unwrap();
+    assert_eq!(status[0].down_since, None);
+}
+
+#[tokio::test]
+async fn what_is_new_for_a_peer_that_is_down_does_not_wait_for_an_attempt_that_hangs() {
+    let (server, alice, b) = node(with_peers).await;
+    let room = Room::new(&alice, "shared").await;
+    becomes(&server, &b, &room, "join").await;
+    server.lan.set_link(&us(), &b.name, false);
+    room.say(&alice, "1").await;
+    for _ in 0..9 {
+        rest().await;
+        server.clock.advance(Duration::from_secs(60));
+    }
+    rest().await;
+    // The link is back, but whoever tries at this moment is not answered.
+    b.answers(SEND, StatusCode::IM_A_TEAPOT, "");
+    server.lan.set_link(&us(), &b.name, true);
+    let before = b.put().len();
+    server.clock.advance(Duration::from_secs(60));
+    until("it is tried", || b.put().len() == before + 1).await;
+    b.answers(SEND, StatusCode::OK, json!({ "pdus": {} }));
+    room.say(&alice, "2").await;
+    rest().await;
+    server.clock.advance(Duration::from_millis(1_500));
+    until("both arrive", || heard(&b).len() == 2).await;
+}
+
+#[tokio::test]
+async fn a_peer_that_was_down_for_a_moment_is_tried_soon() {
+    let (server, alice, b) = node(with_peers).await;
+    let room = Room::new(&alice, "shared").await;
+    becomes(&server, &b, &room, "join").await;
+    server.lan.set_link(&us(), &b.name, false);
+    room.say(&alice, "1").await;
+    for _ in 0..15 {
+        rest().await;
+        server.clock.advance(Duration::from_millis(1_100));
+    }
+    rest().await;
+    server.lan.set_link(&us(), &b.name, true);
+    server.clock.advance(Duration::from_millis(1_100));
+    until("it arrives", || heard(&b) == ["1"]).await;
+    // After an hour a minute more is not much.
+    server.lan.set_link(&us(), &b.name, false);
+    room.say(&alice, "2").await;
+    for _ in 0..60 {
+        rest().await;
+        server.clock.advance(Duration::from_mins(1));
+    }
+    rest().await;
+    server.lan.set_link(&us(), &b.name, true);
+    server.clock.advance(Duration::from_secs(10));
+    rest().await;
+    assert_eq!(heard(&b), ["1"]);
+    server.clock.advance(Duration::from_secs(50));
+    until("both arrive", || heard(&b) == ["1", "2"]).await;
+}
+
+#[tokio::test]
+async fn whoever_is_heard_of_during_an_attempt_is_tried_again_at_once() {
+    let (server, alice, b) = node(with_peers).await;
+    let room = Room::new(&alice, "shared").await;
+    becomes(&server, &b, &room, "join").await;
+    server.lan.set_link(&us(), &b.name, false);
+    room.say(&alice, "1").await;
+    for _ in 0..9 {
+        rest().await;
+        server.clock.advance(Duration::from_secs(60));
+    }
+    rest().await;
+    let slow = Faults {
+        delay: Duration::from_millis(100),
+        ..Faults::default()
+    };
+    server.lan.set_faults(slow);
+    server.clock.advance(Duration::from_secs(60));
+    rest().await;
+    // It fails, as the link is down in this direction; but in the other one it was up meanwhile.
+    ok(b.get(
+        &server,
+        "/_matrix/federation/v1/query/profile?user_id=@alice:localhost",
+    )
+    .await);
+    server.clock.advance(Duration::from_millis(200));
+    rest().await;
+    server.lan.set_faults(Faults::default());
+    server.lan.set_link(&us(), &b.name, true);
+    server.clock.advance(Duration::from_millis(600));
+    until("it arrives", || heard(&b) == ["1"]).await;
 }
 
 #[tokio::test]
@@ -444,6 +577,10 @@ async fn receipts_and_typing_are_told_as_they_are_now() {
         edus(&b, "m.typing")[0],
         json!({ "room_id": room.0, "user_id": alice.user_id, "typing": true })
     );
+    ok(room
+        .post(&alice, &format!("receipt/m.read/{root}"), json!({}))
+        .await);
+    until("she has read", || edus(&b, "m.receipt").len() == 1).await;
     server.lan.set_link(&us(), &b.name, false);
     ok(room.put(&alice, &typing, json!({ "typing": false })).await);
     rest().await;
@@ -473,9 +610,9 @@ async fn receipts_and_typing_are_told_as_they_are_now() {
     let server = server.restart();
     server.lan.set_link(&us(), &b.name, true);
     server.clock.advance(Duration::from_secs(3));
-    until("receipts arrive", || edus(&b, "m.receipt").len() == 2).await;
+    until("receipts arrive", || edus(&b, "m.receipt").len() == 3).await;
     rest().await;
-    let receipts = edus(&b, "m.receipt");
+    let receipts = edus(&b, "m.receipt").split_off(1);
     let of = |at: usize| &receipts[at][&room.0]["m.read"][&alice.user_id];
     let mut found: Vec<_> = (0..2).map(|at| of(at).clone()).collect();
     found.sort_by_key(|receipt| receipt["data"]["thread_id"].is_string());
@@ -484,7 +621,7 @@ async fn receipts_and_typing_are_told_as_they_are_now() {
     assert_eq!(found[1]["data"]["thread_id"], json!(root));
     assert_eq!(found[0]["data"]["ts"], json!(START));
     assert_eq!(edus(&b, "m.typing").len(), 1);
-    assert_eq!(edus(&b, "m.receipt").len(), 2);
+    assert_eq!(edus(&b, "m.receipt").len(), 3);
 }
 
 #[tokio::test]
@@ -586,6 +723,6 @@ async fn at_rest_everything_has_arrived() {
                 .collect();
             assert!(same.iter().all(|(_, other)| other["pdus"] == body["pdus"]));
         }
-        healthy(&server);
+        check(&server);
     }
 }

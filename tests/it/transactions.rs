@@ -1,6 +1,7 @@
 //! "Transactions": what other servers send, and what is fetched for it.
 
 use http::{Method, StatusCode};
+use kontor::store::schema::INBOX;
 use serde_json::json;
 use std::time::Duration;
 
@@ -235,7 +236,8 @@ async fn what_hangs_in_the_air_is_dropped_and_may_come_again() {
             .push(&server, answer.len().to_string().as_str(), &[pdu(&second)])
             .await);
     }
-    // What is answered by nobody is asked of nobody again.
+    // It is dropped when it was asked for in vain; if it still waited it would find its place now.
+    until(async || INBOX.scan(&server.services.store().latest(), &()).count() == 0).await;
     let first_pushed = ok(neighbour.push(&server, "a", &[pdu(&first)]).await);
     assert_eq!(first_pushed["pdus"][id(&first)], json!({}));
     until_found(&alice, &room, &first).await;
@@ -336,5 +338,127 @@ async fn a_server_that_never_answers_stalls_no_other_room() {
     let body = json!({ "msgtype": "m.text", "body": "still here" });
     ok(other.put(&alice, "send/m.room.message/1", body).await);
     assert!(!finds(&alice, &other, &stuck).await);
+    check(&server);
+}
+
+#[tokio::test]
+async fn what_waits_for_a_server_is_tried_when_it_is_heard_of() {
+    let (server, alice, room, neighbour, mut elsewhere) = shared().await;
+    let first = elsewhere.say(&neighbour, BOB, "first");
+    let second = elsewhere.say(&neighbour, BOB, "second");
+    neighbour.answers(MISSING, StatusCode::BAD_GATEWAY, "");
+    let mut asked = neighbour.asked();
+    ok(neighbour.push(&server, "1", &[pdu(&second)]).await);
+    for seconds in [3, 11, 31, 61] {
+        until(async || neighbour.asked() > asked).await;
+        asked = neighbour.asked();
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        server.clock.advance(Duration::from_secs(seconds));
+    }
+    until(async || neighbour.asked() > asked).await;
+    tokio::time::sleep(Duration::from_millis(60)).await;
+    // It would be tried in five minutes.
+    server.clock.advance(Duration::from_secs(2));
+    neighbour.answers(MISSING, StatusCode::OK, json!({ "events": [pdu(&first)] }));
+    let path = "/_matrix/federation/v1/query/profile?user_id=@alice:localhost";
+    ok(neighbour.get(&server, path).await);
+    until_found(&alice, &room, &second).await;
+    check(&server);
+}
+
+#[tokio::test]
+async fn an_event_is_not_given_up_because_its_room_is_busy() {
+    let (server, alice, room, neighbour, mut elsewhere) = shared().await;
+    let ends = elsewhere.ends.clone();
+    let first = elsewhere.say(&neighbour, BOB, "first");
+    let second = elsewhere.say(&neighbour, BOB, "second");
+    elsewhere.ends = ends;
+    neighbour.answers(MISSING, StatusCode::BAD_GATEWAY, "");
+    ok(neighbour.push(&server, "0", &[pdu(&second)]).await);
+    for number in 1..12 {
+        // What follows what is here waits for nobody.
+        let event = elsewhere.say(&neighbour, BOB, "in between");
+        ok(neighbour
+            .push(&server, &number.to_string(), &[pdu(&event)])
+            .await);
+        assert!(finds(&alice, &room, &event).await);
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        server.clock.advance(Duration::from_secs(100));
+    }
+    neighbour.answers(MISSING, StatusCode::OK, json!({ "events": [pdu(&first)] }));
+    until(async || {
+        server.clock.advance(Duration::from_secs(60));
+        finds(&alice, &room, &second).await
+    })
+    .await;
+    check(&server);
+}
+
+#[tokio::test]
+async fn one_server_causes_few_fetches_at_a_time() {
+    let (server, alice, room, neighbour, mut elsewhere) = shared().await;
+    let silent = Neighbour::new(&server.lan, "c.example", 2);
+    let carol = "@carol:c.example";
+    let mut stuck = Vec::new();
+    for number in 0..20 {
+        let other = Room::new(&alice, "shared").await;
+        let mut theirs = Elsewhere::of(&server, &other).await;
+        let content = json!({ "membership": "join" });
+        let join = theirs.add(&silent, carol, "m.room.member", Some(carol), content);
+        ok(silent
+            .push(&server, &format!("join{number}"), &[pdu(&join)])
+            .await);
+        theirs.say(&silent, carol, "lost");
+        stuck.push((theirs.say(&silent, carol, "stuck"), other));
+    }
+    silent.answers(MISSING, StatusCode::IM_A_TEAPOT, "");
+    let before = silent.asked();
+    let events: Vec<_> = stuck.iter().map(|(event, _)| pdu(event)).collect();
+    ok(silent.push(&server, "all", &events).await);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(silent.asked() - before, 8);
+    // Others are served meanwhile.
+    let first = elsewhere.say(&neighbour, BOB, "first");
+    let second = elsewhere.say(&neighbour, BOB, "second");
+    neighbour.answers(MISSING, StatusCode::OK, json!({ "events": [pdu(&first)] }));
+    ok(neighbour.push(&server, "1", &[pdu(&second)]).await);
+    until_found(&alice, &room, &second).await;
+    // The rest comes when these have ended.
+    silent.answers(MISSING, StatusCode::OK, "{\"events\":[]}");
+    until(async || {
+        server.clock.advance(Duration::from_secs(10));
+        silent.asked() - before >= 20
+    })
+    .await;
+    check(&server);
+}
+
+#[tokio::test]
+async fn a_redaction_may_come_before_its_event() {
+    let (server, alice, room, neighbour, mut elsewhere) = shared().await;
+    neighbour.answers(
+        "/_matrix/federation/v1/send/",
+        StatusCode::OK,
+        "{\"pdus\":{}}",
+    );
+    let unseen = elsewhere.say(&neighbour, BOB, "unseen");
+    let path = format!("redact/{}/1", id(&unseen));
+    let redaction = ok(room.put(&alice, &path, json!({ "reason": "spam" })).await);
+    until(async || !neighbour.put().is_empty()).await;
+    let sent = &neighbour.put()[0].1["pdus"][0];
+    assert_eq!(sent["type"], "m.room.redaction");
+    assert_eq!(sent["content"]["redacts"], json!(id(&unseen)));
+    ok(neighbour.push(&server, "1", &[pdu(&unseen)]).await);
+    let shown = ok(room.get(&alice, &format!("event/{}", id(&unseen))).await);
+    assert_eq!(shown["content"], json!({}));
+    let because = &shown["unsigned"]["redacted_because"]["event_id"];
+    assert_eq!(*because, redaction["event_id"]);
+    // Where nobody else is there can be no such event.
+    let alone = Room::new(&alice, "shared").await;
+    refused(
+        alone.put(&alice, &path, json!({})).await,
+        404,
+        "M_NOT_FOUND",
+    );
     check(&server);
 }

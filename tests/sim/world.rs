@@ -298,7 +298,7 @@ impl World {
         self.offices[home].asked.spawn(async move {
             let pending = Pending(Some((who, deed.clone())), unanswered);
             let done = deed.carry_out(who, client).await;
-            pending.is_over();
+            pending.end();
             done
         });
     }
@@ -412,7 +412,7 @@ fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
 struct Pending(Option<(usize, Deed)>, Arc<Mutex<Vec<(usize, Deed)>>>);
 
 impl Pending {
-    fn is_over(mut self) {
+    fn end(mut self) {
         self.0 = None;
     }
 }

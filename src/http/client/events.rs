@@ -3,10 +3,14 @@
 use std::sync::Arc;
 
 use ruma::{
-    OwnedRoomId, UInt,
+    MilliSecondsSinceUnixEpoch, OwnedRoomId, UInt,
     api::{
         Direction, IncomingRequest,
-        client::{context::get_context, message::get_message_events, room::get_room_event},
+        client::{
+            context::get_context,
+            message::get_message_events,
+            room::{get_event_by_timestamp, get_room_event},
+        },
         error::{DeserializationError, Error as RumaError},
     },
     exports::{serde::de::value, serde_html_form},
@@ -22,7 +26,10 @@ use crate::{
         routes::Routes,
     },
     protocol::{filter::RoomEventFilter, token::PageToken},
-    service::{Services, rooms::Page},
+    service::{
+        Services,
+        rooms::{Page, When},
+    },
 };
 
 pub(super) fn routes(routes: Routes) -> Routes {
@@ -30,6 +37,25 @@ pub(super) fn routes(routes: Routes) -> Routes {
         .also_guests(messages)
         .also_guests(context)
         .also_guests(event)
+        .also_guests(at_time)
+}
+
+async fn at_time(
+    services: Arc<Services>,
+    Ruma {
+        request, requester, ..
+    }: Ruma<get_event_by_timestamp::v1::Request>,
+) -> Result<get_event_by_timestamp::v1::Response> {
+    let when = When {
+        ts: request.ts.get().into(),
+        dir: request.dir,
+    };
+    let found = services
+        .federation
+        .event_at(&requester, &request.room_id, when);
+    let (id, ts) = found.await?;
+    let ts = MilliSecondsSinceUnixEpoch(UInt::new_saturating(ts));
+    Ok(get_event_by_timestamp::v1::Response::new(id, ts))
 }
 
 /// A request for a page, which need not say where it goes: clients leave `dir` out, because the reference server then

@@ -11,7 +11,7 @@ use ruma::{
             invite_user::{self, v3::InvitationRecipient},
             join_room_by_id, join_room_by_id_or_alias, kick_user, leave_room, unban_user,
         },
-        room::create_room,
+        room::{create_room, upgrade_room},
     },
     exports::serde_html_form,
 };
@@ -31,6 +31,7 @@ const MOST_SERVERS: usize = 20;
 pub(super) fn routes(routes: Routes) -> Routes {
     routes
         .on(create)
+        .on(upgrade)
         .also_guests(join)
         .also_guests(join_by_alias)
         .on(knock)
@@ -79,6 +80,20 @@ async fn create(
 ) -> Result<create_room::v3::Response> {
     let room = services.lifecycle.create_room(&requester, request).await?;
     Ok(create_room::v3::Response::new(room))
+}
+
+async fn upgrade(
+    services: Arc<Services>,
+    Ruma {
+        request, requester, ..
+    }: Ruma<upgrade_room::v3::Request>,
+) -> Result<upgrade_room::v3::Response> {
+    let (room, version) = (&request.room_id, &request.new_version);
+    let new =
+        services
+            .lifecycle
+            .upgrade_room(&requester, room, version, &request.additional_creators);
+    Ok(upgrade_room::v3::Response::new(new.await?))
 }
 
 async fn join(

@@ -3,10 +3,12 @@
 mod account;
 mod account_data;
 mod devices;
+mod directory;
 mod discovery;
 mod events;
 mod filters;
 mod membership;
+mod openid;
 mod presence;
 mod profile;
 mod push_rules;
@@ -15,10 +17,12 @@ mod registration;
 mod relations;
 mod send;
 mod session;
+mod spaces;
 mod state;
 mod sync;
 mod typing;
 
+pub(super) use self::directory::listing;
 use super::routes::Routes;
 
 pub(super) fn routes(routes: Routes) -> Routes {
@@ -27,11 +31,14 @@ pub(super) fn routes(routes: Routes) -> Routes {
     let routes = registration::routes(routes);
     let routes = account::routes(routes);
     let routes = devices::routes(routes);
+    let routes = openid::routes(routes);
     let routes = profile::routes(routes);
     let routes = account_data::routes(routes);
     let routes = push_rules::routes(routes);
     let routes = filters::routes(routes);
     let routes = membership::routes(routes);
+    let routes = directory::routes(routes);
+    let routes = spaces::routes(routes);
     let routes = send::routes(routes);
     let routes = events::routes(routes);
     let routes = state::routes(routes);

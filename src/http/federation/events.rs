@@ -5,13 +5,15 @@ use std::sync::Arc;
 use ruma::api::federation::{
     authorization::get_event_authorization,
     backfill::get_backfill,
-    event::{get_event, get_missing_events, get_room_state, get_room_state_ids},
+    event::{
+        get_event, get_event_by_timestamp, get_missing_events, get_room_state, get_room_state_ids,
+    },
 };
 
 use crate::{
     error::Result,
     http::{extract::Ruma, respond::Json, routes::Routes},
-    service::Services,
+    service::{Services, rooms::When},
 };
 
 pub(super) fn routes(routes: Routes) -> Routes {
@@ -22,6 +24,22 @@ pub(super) fn routes(routes: Routes) -> Routes {
         .on(event_auth)
         .on(backfill)
         .on(missing_events)
+        .on(at_time)
+}
+
+async fn at_time(
+    services: Arc<Services>,
+    Ruma {
+        request, requester, ..
+    }: Ruma<get_event_by_timestamp::v1::Request>,
+) -> Result<Json> {
+    let when = When {
+        ts: request.ts.get().into(),
+        dir: request.dir,
+    };
+    let (room, federation) = (request.room_id, &services.federation);
+    let answer = federation.told_at(&requester.server, room, when);
+    answer.await.map(Json)
 }
 
 async fn event(

@@ -19,50 +19,29 @@ use serde::Deserialize;
 
 use crate::{
     error::Result,
-    http::{extract::Ruma, respond::Json, routes::Routes},
+    http::{
+        extract::{Accepts, Ruma},
+        respond::Json,
+        routes::Routes,
+    },
     protocol::integrity::canonical,
     service::{Services, keyring::Asked},
 };
 
 pub(super) fn routes(routes: Routes) -> Routes {
+    // With the id of a key behind it, as the specification had both before version 1.4. All keys are the answer in any
+    // case.
+    const BY_ID: &str = "/_matrix/key/v2/server/{key_id}";
+    const OF_ONE_BY_ID: &str = "/_matrix/key/v2/query/{server_name}/{key_id}";
     routes
         .on(own)
-        .on(own_by_id)
+        .at(BY_ID, Accepts::USUAL, own)
         .on(of_one)
-        .on(of_one_by_id)
+        .at(OF_ONE_BY_ID, Accepts::USUAL, of_one)
         .on(of_many)
 }
 
 async fn own(services: Arc<Services>, _: Ruma<get_server_keys::v2::Request>) -> Result<Json> {
-    services.keyring.admit_strangers()?;
-    Ok(Json(canonical(&services.keyring.document())))
-}
-
-/// The same with the id of a key, as the specification had it before version 1.4. The whole document is the answer in
-/// any case.
-struct OwnById;
-
-metadata! {
-    @for OwnById,
-    method: GET,
-    rate_limited: false,
-    authentication: NoAuthentication,
-    path: "/_matrix/key/v2/server/{key_id}",
-}
-
-impl IncomingRequest for OwnById {
-    type EndpointError = RumaError;
-    type OutgoingResponse = get_server_keys::v2::Response;
-
-    fn try_from_http_request_inner(
-        _: http::Request<&[u8]>,
-        _: &[&str],
-    ) -> Result<Self, DeserializationError> {
-        Ok(Self)
-    }
-}
-
-async fn own_by_id(services: Arc<Services>, _: Ruma<OwnById>) -> Result<Json> {
     services.keyring.admit_strangers()?;
     Ok(Json(canonical(&services.keyring.document())))
 }
@@ -73,17 +52,8 @@ struct Criteria {
     minimum_valid_until_ts: Option<u64>,
 }
 
-fn criteria(request: &http::Request<&[u8]>) -> Result<Criteria, DeserializationError> {
-    match request.uri().query() {
-        Some(query) => Ok(serde_html_form::from_str(query)?),
-        None => Ok(Criteria::default()),
-    }
-}
-
-struct OfOne {
-    server: OwnedServerName,
-    criteria: Criteria,
-}
+/// Asks about one server; with the id of a key, as the specification had it before version 1.4, for that one.
+struct OfOne(Asked);
 
 metadata! {
     @for OfOne,
@@ -101,65 +71,23 @@ impl IncomingRequest for OfOne {
         request: http::Request<&[u8]>,
         path: &[&str],
     ) -> Result<Self, DeserializationError> {
-        let path = value::SeqDeserializer::<_, value::Error>::new(path.iter().copied());
-        let (server,) = <(OwnedServerName,)>::deserialize(path)?;
-        let criteria = criteria(&request)?;
-        Ok(Self { server, criteria })
+        let (server, key_id) = path.split_at(path.len().min(1));
+        let server = value::SeqDeserializer::<_, value::Error>::new(server.iter().copied());
+        let (server,) = <(OwnedServerName,)>::deserialize(server)?;
+        let criteria: Criteria = match request.uri().query() {
+            Some(query) => serde_html_form::from_str(query)?,
+            None => Criteria::default(),
+        };
+        Ok(Self(Asked {
+            server,
+            key_id: key_id.first().map(|&id| id.to_owned()),
+            valid_until: criteria.minimum_valid_until_ts,
+        }))
     }
 }
 
 async fn of_one(services: Arc<Services>, Ruma { request, .. }: Ruma<OfOne>) -> Result<Json> {
-    let asked = Asked {
-        server: request.server,
-        key_id: None,
-        valid_until: request.criteria.minimum_valid_until_ts,
-    };
-    answer(&services, vec![asked]).await
-}
-
-/// The same with the id of a key, as the specification had it before version 1.4.
-struct OfOneById {
-    server: OwnedServerName,
-    key_id: String,
-    criteria: Criteria,
-}
-
-metadata! {
-    @for OfOneById,
-    method: GET,
-    rate_limited: false,
-    authentication: NoAuthentication,
-    path: "/_matrix/key/v2/query/{server_name}/{key_id}",
-}
-
-impl IncomingRequest for OfOneById {
-    type EndpointError = RumaError;
-    type OutgoingResponse = get_remote_server_keys::v2::Response;
-
-    fn try_from_http_request_inner(
-        request: http::Request<&[u8]>,
-        path: &[&str],
-    ) -> Result<Self, DeserializationError> {
-        let path = value::SeqDeserializer::<_, value::Error>::new(path.iter().copied());
-        let (server, key_id) = <(OwnedServerName, String)>::deserialize(path)?;
-        Ok(Self {
-            server,
-            key_id,
-            criteria: criteria(&request)?,
-        })
-    }
-}
-
-async fn of_one_by_id(
-    services: Arc<Services>,
-    Ruma { request, .. }: Ruma<OfOneById>,
-) -> Result<Json> {
-    let asked = Asked {
-        server: request.server,
-        key_id: Some(request.key_id),
-        valid_until: request.criteria.minimum_valid_until_ts,
-    };
-    answer(&services, vec![asked]).await
+    answer(&services, vec![request.0]).await
 }
 
 async fn of_many(

@@ -307,6 +307,30 @@ fn formats_are_checked() {
 }
 
 #[test]
+fn old_rooms_count_characters() {
+    use ruma::RoomVersionId::{V10, V11};
+    for (version, text, is_good) in [
+        (V10, "\u{1f4a5}".repeat(255), true),
+        (V10, "\u{1f4a5}".repeat(256), false),
+        (V11, "\u{1f4a5}".repeat(63), true),
+        (V11, "\u{1f4a5}".repeat(64), false),
+    ] {
+        let rules = version::rules(&version).expect("served");
+        for name in ["type", "state_key"] {
+            let mut event = message();
+            event.insert(name.to_owned(), text.clone().into());
+            hash_and_sign(&mut event, &key(), server_name!("example.org"), rules)
+                .expect("signable");
+            assert_eq!(
+                check_format(&event, rules).is_ok(),
+                is_good,
+                "{name} {version}"
+            );
+        }
+    }
+}
+
+#[test]
 fn an_event_may_be_exactly_as_large_as_the_limit() {
     let rules = version::rules(&ruma::RoomVersionId::V11).expect("served");
     let sized = |padding: usize| {

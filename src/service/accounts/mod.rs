@@ -5,6 +5,8 @@ mod deactivate;
 mod devices;
 mod filters;
 mod login;
+mod moved;
+mod openid;
 mod password;
 mod profile;
 mod push_rules;

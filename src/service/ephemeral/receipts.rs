@@ -96,13 +96,10 @@ impl Receipts {
             return Ok(());
         }
         let committed = self.store.commit(|batch| {
-            let mut told = false;
             for change in changes {
-                told |= write(batch, nid, &members, change);
-            }
-            if told {
-                let position = batch.position();
-                batch.tell_servers(position, Note::Receipt { room: nid });
+                if let Some(position) = write(batch, nid, &members, change) {
+                    batch.tell_servers(position, Note::Receipt { room: nid });
+                }
             }
             Ok(())
         })?;
@@ -141,7 +138,7 @@ impl Receipts {
         new.ts = ts.min(new.ts);
         // The other server does not wait for it.
         let _not_awaited = self.store.commit(|batch| {
-            write(batch, nid, &members, Change::Receipt { new, old });
+            let _told_by_its_server = write(batch, nid, &members, Change::Receipt { new, old });
             Ok(())
         })?;
         Ok(())
@@ -168,7 +165,11 @@ impl Receipts {
             let user = self.store.user_id(row.user)?.as_str().to_owned();
             let by_type = content.entry(row.event_id).or_default();
             let by_user = by_type.entry(row.receipt_type).or_default();
-            by_user.insert(user, (row.ts, row.thread));
+            // There is only one place for both; the one outside of threads says more. See MSC4102.
+            let place = by_user.entry(user).or_insert((row.ts, row.thread.clone()));
+            if row.thread.is_empty() || !place.1.is_empty() {
+                *place = (row.ts, row.thread);
+            }
         }
         Ok((!content.is_empty()).then(|| json(&content)))
     }
@@ -274,13 +275,18 @@ impl Receipts {
     }
 }
 
-/// Whether everybody may know of it.
-fn write(batch: &mut Batch<'_>, room: RoomNid, members: &Members, change: Change) -> bool {
+/// The position of what everybody may know of.
+fn write(
+    batch: &mut Batch<'_>,
+    room: RoomNid,
+    members: &Members,
+    change: Change,
+) -> Option<Position> {
     let (new, old) = match change {
         Change::Receipt { new, old } => (new, old),
         Change::FullyRead(writing) => {
             writing.write(batch);
-            return false;
+            return None;
         }
     };
     if let Some(old) = old {
@@ -296,13 +302,12 @@ fn write(batch: &mut Batch<'_>, room: RoomNid, members: &Members, change: Change
     );
     RECEIPTS_OF.put(batch, &key, &row);
     RECEIPTS.put(batch, &(room, position), &row);
-    let public = row.receipt_type != PRIVATE;
-    if public {
-        batch.touch_users(position, members.clone(), room, Kinds::RECEIPTS);
-    } else {
+    if row.receipt_type == PRIVATE {
         batch.touch_user(position, row.user, Some(room), Kinds::RECEIPTS);
+        return None;
     }
-    public
+    batch.touch_users(position, members.clone(), room, Kinds::RECEIPTS);
+    Some(position)
 }
 
 fn order(stored: &Stored) -> Result<i64> {

@@ -4,29 +4,18 @@
 //! and then sees what is here; the work goes on, and the next page finds more.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::HashMap,
     sync::{Arc, Weak},
     time::Duration,
 };
 
 use parking_lot::Mutex;
-use ruma::{
-    OwnedEventId, OwnedServerName, RoomId, ServerName,
-    api::federation::{
-        backfill::get_backfill,
-        event::{get_event, get_room_state, get_room_state_ids},
-    },
-    room_version_rules::RoomVersionRules,
-    state_res::Event as _,
-    uint,
-};
-use serde_json::value::RawValue;
-use tokio::task::JoinSet;
+use ruma::{OwnedEventId, RoomId, ServerName, api::federation::backfill::get_backfill, uint};
 
-use super::Federation;
+use super::{Federation, search::Search, verify::beside};
 use crate::{
     error::{Error, Result},
-    protocol::{ids::RoomNid, ingest::Pdu, token::PageToken, version},
+    protocol::{ids::RoomNid, token::PageToken, version},
     remote::Limits,
     service::{
         Requester,
@@ -37,32 +26,17 @@ use crate::{
 /// How long a client waits for older events.
 const PATIENCE: Duration = Duration::from_secs(8);
 
-/// How long a server may take for one answer, and how long the answer may be.
-const ONE: Limits = Limits {
+/// How long a server may take to answer with older events, and how long the answer may be.
+const PIECE: Limits = Limits {
     time: Duration::from_secs(10),
     body: 16 << 20,
 };
-
-/// The same for a whole state.
-const STATE: Limits = Limits {
-    time: Duration::from_secs(60),
-    body: 256 << 20,
-};
-
-/// How many servers are asked.
-const MAX_SERVERS: usize = 4;
 
 /// The most events from which it is asked backwards; they stand in the path.
 const MAX_FROM: usize = 20;
 
 /// The most states that are asked for to fill a piece of a gap, one for each end of it that is open.
 const MAX_STATES: usize = 10;
-
-/// How many events are fetched one by one; when more are missing of a state, it is fetched whole.
-const MAX_SINGLE: usize = 50;
-
-/// How many of these at once.
-const AT_ONCE: usize = 8;
 
 /// How often it is tried to go on with what has been fetched.
 const ROUNDS: usize = 5;
@@ -146,55 +120,36 @@ impl Federation {
         };
         let rules = version::rules(&rules)
             .ok_or_else(|| Error::Internal("a room has no version".to_owned()))?;
-        for server in self.whom_to_ask(&parts.rooms.servers_in(&view, nid)?) {
-            match self.fill_from(&server, room, rules, &gap).await {
+        for server in self.whom_to_ask(nid)? {
+            let search = Search::only((nid, room.to_owned()), rules, vec![server.clone()]);
+            match self.fill_from(&server, &Arc::new(search), &gap).await {
                 Ok(placed) if placed > 0 => {
                     tracing::debug!(%server, %room, placed, "older events have come");
                     return Ok(());
                 }
-                Ok(_) => tracing::debug!(%server, %room, "it has no older events"),
+                Ok(_) => tracing::debug!(%server, %room, "it gives no older events"),
                 Err(error) => tracing::debug!(%server, %room, %error, "no older events"),
             }
         }
         Ok(())
     }
 
-    /// Some servers of a room: peers first, and those last that cannot be reached.
-    fn whom_to_ask(&self, servers: &[OwnedServerName]) -> Vec<OwnedServerName> {
-        let parts = &self.0;
-        let mut all: Vec<_> = servers
-            .iter()
-            .filter(|server| **server != *parts.keyring.name() && parts.remote.admits(server))
-            .map(|server| {
-                let is_stranger = !parts.remote.is_peer(server);
-                (
-                    self.is_down(server),
-                    is_stranger,
-                    parts.entropy.number(),
-                    server,
-                )
-            })
-            .collect();
-        all.sort();
-        let some = all.into_iter().take(MAX_SERVERS);
-        some.map(|(.., server)| server.clone()).collect()
-    }
-
     /// Fills a piece of a gap with what one server tells; says how many events have got a place.
     async fn fill_from(
         &self,
         server: &ServerName,
-        room: &RoomId,
-        rules: &'static RoomVersionRules,
+        search: &Arc<Search>,
         gap: &Gap,
     ) -> Result<usize> {
         let parts = &self.0;
-        let from = gap.row.missing.iter().take(MAX_FROM).cloned().collect();
-        let request = get_backfill::v1::Request::new(room.to_owned(), from, uint!(100));
-        let answer = parts.remote.send_within(server, request, ONE).await?;
-        let pdus = self
-            .genuine_of(room, rules, answer.pdus, MAX_BACKFILL)
-            .await?;
+        let from: Vec<_> = gap.row.missing.iter().take(MAX_FROM).cloned().collect();
+        let request =
+            || get_backfill::v1::Request::new(search.room.clone(), from.clone(), uint!(100));
+        let Ok(answer) = self.ask(search, request, PIECE).await else {
+            return Ok(0);
+        };
+        let pdus = answer.pdus.into_iter().take(MAX_BACKFILL);
+        let pdus = self.genuine(search, pdus).await?;
         if pdus.is_empty() {
             return Ok(0);
         }
@@ -202,12 +157,10 @@ impl Federation {
         let mut states: HashMap<OwnedEventId, Vec<OwnedEventId>> = HashMap::new();
         for _ in 0..ROUNDS {
             let (rooms, below) = (parts.rooms.clone(), gap.below);
-            let mut guard = parts.rooms.lock(room).await?;
+            let mut guard = parts.rooms.lock(&search.room).await?;
             let (given, known) = (pdus.clone(), states.clone());
-            let filled = parts
-                .tasks
-                .spawn_blocking(move || rooms.fill(guard.head(), below, &given, &known));
-            match filled.await.map_err(broken)?? {
+            let filled = beside(move || rooms.fill(guard.head(), below, &given, &known));
+            match filled.await?? {
                 Filled::Done {
                     placed, position, ..
                 } => {
@@ -218,114 +171,21 @@ impl Federation {
                     auth,
                     states: lacking,
                 } => {
-                    let mut wanted: Vec<OwnedEventId> = auth;
-                    let mut more = Vec::new();
+                    let (found, _) = self.fetch_upwards(search, auth).await?;
+                    self.keep(search, found).await?;
                     for event in lacking.into_iter().take(MAX_STATES) {
                         if states.contains_key(&event) {
                             continue;
                         }
-                        let request =
-                            get_room_state_ids::v1::Request::new(event.clone(), room.to_owned());
-                        let told = parts.remote.send_within(server, request, STATE).await?;
-                        let missing =
-                            self.missing(told.pdu_ids.iter().chain(&told.auth_chain_ids))?;
-                        if missing.len() > MAX_SINGLE {
-                            let request =
-                                get_room_state::v1::Request::new(event.clone(), room.to_owned());
-                            let whole = parts.remote.send_within(server, request, STATE).await?;
-                            let texts = whole.pdus.into_iter().chain(whole.auth_chain);
-                            more.extend(
-                                self.genuine_of(room, rules, texts.collect(), usize::MAX)
-                                    .await?,
-                            );
-                        } else {
-                            wanted.extend(missing);
-                        }
-                        states.insert(event, told.pdu_ids);
+                        match self.fetch_state(search, &event).await? {
+                            Ok(state) => states.insert(event, state),
+                            Err(_) => return Ok(0),
+                        };
                     }
-                    more.extend(self.fetch(server, room, rules, wanted).await?);
-                    let rooms = parts.rooms.clone();
-                    let mut guard = parts.rooms.lock(room).await?;
-                    let stored = parts
-                        .tasks
-                        .spawn_blocking(move || rooms.store_unplaced_events(guard.head(), more));
-                    stored.await.map_err(broken)??;
                 }
             }
         }
-        Err(Error::Internal(format!(
-            "{server} does not tell all that its events need"
-        )))
+        tracing::debug!(%server, room = %search.room, "it does not tell all that its older events need");
+        Ok(0)
     }
-
-    /// Those of the events that are not here.
-    fn missing<'i>(
-        &self,
-        ids: impl Iterator<Item = &'i OwnedEventId>,
-    ) -> Result<Vec<OwnedEventId>> {
-        let view = self.0.store.latest();
-        let mut missing = Vec::new();
-        for id in ids {
-            if self.0.rooms.find_event(&view, id)?.is_none() {
-                missing.push(id.clone());
-            }
-        }
-        Ok(missing)
-    }
-
-    /// Fetches events one by one, and those that authorise them.
-    async fn fetch(
-        &self,
-        server: &ServerName,
-        room: &RoomId,
-        rules: &'static RoomVersionRules,
-        ids: Vec<OwnedEventId>,
-    ) -> Result<Vec<Pdu>> {
-        let mut asked: HashSet<OwnedEventId> = HashSet::new();
-        let mut todo: VecDeque<OwnedEventId> = ids.into();
-        let mut found = Vec::new();
-        while !todo.is_empty() && asked.len() < MAX_SINGLE * ROUNDS {
-            let some: Vec<_> = todo
-                .drain(..todo.len().min(MAX_SINGLE))
-                .filter(|id| asked.insert(id.clone()))
-                .collect();
-            let mut texts = Vec::new();
-            for few in some.chunks(AT_ONCE) {
-                let mut asking = JoinSet::new();
-                for id in few {
-                    let (remote, server) = (self.0.remote.clone(), server.to_owned());
-                    let request = get_event::v1::Request::new(id.clone());
-                    asking.spawn(async move { remote.send_within(&server, request, ONE).await });
-                }
-                let answers = asking.join_all().await;
-                texts.extend(answers.into_iter().flatten().map(|answer| answer.pdu));
-            }
-            let pdus = self.genuine_of(room, rules, texts, MAX_SINGLE).await?;
-            let auth = pdus.iter().flat_map(|pdu| pdu.event.auth_events());
-            todo.extend(self.missing(auth)?);
-            found.extend(pdus);
-        }
-        Ok(found)
-    }
-
-    /// Those of the events that are of this room and what they say they are.
-    async fn genuine_of(
-        &self,
-        room: &RoomId,
-        rules: &'static RoomVersionRules,
-        texts: Vec<Box<RawValue>>,
-        most: usize,
-    ) -> Result<Vec<Pdu>> {
-        let texts = texts.into_iter().take(most);
-        let texts = texts.map(|text| text.get().to_owned()).collect();
-        let checked = self.verify(rules, texts).await?;
-        let genuine = checked.into_iter().flatten();
-        Ok(genuine
-            .filter(|pdu| pdu.event.header.room_id == *room)
-            .collect())
-    }
-}
-
-fn broken(error: tokio::task::JoinError) -> Error {
-    Error::Internal(format!("filling a gap broke off: {error}"))
 }

@@ -5,8 +5,10 @@ use std::{
     time::Duration,
 };
 
-use http::{Method, StatusCode};
+use bytes::Bytes;
+use http::{Method, Response, StatusCode};
 use ruma::ServerName;
+use tokio::task::{JoinError, JoinSet};
 
 use super::{
     destination::{Destination, News, Step, Verdict},
@@ -14,12 +16,17 @@ use super::{
     transaction::{Answer, Flight},
 };
 use crate::{
+    clock::Clock,
     error::{Error, Result},
-    remote::{self, Kind, Limits},
+    remote::{self, Kind, Limits, Remote},
 };
 
 /// How long a destination rests when the store does not let it go on.
 pub(super) const STORE_PAUSE: Duration = Duration::from_secs(30);
+
+/// How long after a doubted attempt the next one comes at the soonest; it doubles up to a most.
+const LEAST_APART: Duration = Duration::from_secs(1);
+const MOST_APART: Duration = Duration::from_secs(4);
 
 impl Outbox {
     fn load(&self, destination: &Destination) -> Result<()> {
@@ -41,13 +48,20 @@ impl Outbox {
             Verdict::Delivered { .. } => String::new(),
         };
         let now = (clock.instant(), clock.now_ms());
+        let is_delivered = matches!(verdict, Verdict::Delivered { .. });
+        if matches!(verdict, Verdict::Delivered { contact: true, .. }) {
+            self.parts.inbox.heard(destination.nid, now.0);
+        }
         tell(
             server,
             &reason,
             destination.settle(verdict, now, self.parts.entropy.number()),
         );
-        self.unsaved.lock().insert(destination.nid);
-        self.unsaved_wake.notify_one();
+        // How often exactly it has failed need not be known after a restart.
+        if is_delivered || destination.with(|state| state.row.failures.is_power_of_two()) {
+            self.unsaved.lock().insert(destination.nid);
+            self.unsaved_wake.notify_one();
+        }
     }
 }
 
@@ -95,10 +109,8 @@ pub(super) async fn serve(outbox: Weak<Outbox>, destination: Arc<Destination>) {
                         let (remote, events) = (parts.remote.clone(), sending.events());
                         // The node may stop meanwhile.
                         drop(outbox_now);
-                        let sent =
-                            remote.send_signed(server, Method::PUT, &path, body, Limits::USUAL);
                         let outcome = tokio::select! {
-                            outcome = sent => outcome,
+                            outcome = attempt(&remote, &clock, &destination, (&path, body)) => outcome,
                             () = stop.cancelled() => return,
                         };
                         let Some(outbox_now) = outbox.upgrade() else {
@@ -133,6 +145,51 @@ pub(super) async fn serve(outbox: Weak<Outbox>, destination: Arc<Destination>) {
                 () = clock.sleep(pause) => {}
                 () = destination.wake.notified() => {}
                 () = stop.cancelled() => return,
+            }
+        }
+    }
+}
+
+/// Sends a transaction. If the server is heard of while it does not answer, the connection may have died with the link,
+/// which nobody would notice for long: then it is sent once more on a new one. The other side knows it by its id.
+async fn attempt(
+    remote: &Remote,
+    clock: &Clock,
+    destination: &Destination,
+    (path, body): (&str, Vec<u8>),
+) -> remote::Result<Response<Bytes>> {
+    let server = &*destination.name;
+    // They end with this.
+    let mut attempts = JoinSet::new();
+    let begin = |attempts: &mut JoinSet<_>| {
+        let (remote, server) = (remote.clone(), server.to_owned());
+        let (path, body) = (path.to_owned(), body.clone());
+        attempts.spawn(async move {
+            let limits = Limits::USUAL;
+            let sent = remote.send_signed(&server, Method::PUT, &path, body, limits);
+            sent.await
+        });
+    };
+    begin(&mut attempts);
+    let mut patience = destination.patience();
+    let mut begun = clock.instant();
+    let mut is_doubted = false;
+    loop {
+        let rest = (begun + patience).saturating_duration_since(clock.instant());
+        tokio::select! {
+            Some(outcome) = attempts.join_next() => {
+                let broken = |error: JoinError| Kind::Broken(error.to_string()).of(server);
+                let outcome = outcome.map_err(broken).flatten();
+                if outcome.is_ok() || attempts.is_empty() {
+                    return outcome;
+                }
+            }
+            () = destination.doubt.notified() => is_doubted = true,
+            () = clock.sleep(rest), if is_doubted => {
+                remote.reconnect(server);
+                begin(&mut attempts);
+                begun = clock.instant();
+                (is_doubted, patience) = (false, (patience * 2).clamp(LEAST_APART, MOST_APART));
             }
         }
     }

@@ -36,11 +36,20 @@ const MAX_PRESENCE: usize = 100;
 
 /// A peer that is down is tried again this soon when somebody has something new to say to it: they may have seen
 /// before us that the link is back.
-const PEER_NEWS: Duration = Duration::from_secs(2);
+const PEER_NEWS: Duration = Duration::from_secs(1);
+
+/// As long as a peer is down for a short time only, it is tried this often; later so that what it waits for us is this
+/// part of how long it was down.
+const PEER_SOON: Duration = Duration::from_secs(1);
+const PART_OF_OUTAGE: u64 = 20;
 
 /// A server that was heard of is tried again at once, but not more often than this: perhaps only its half of the link
 /// works.
 const HEARD: Duration = Duration::from_millis(500);
+
+/// An attempt that has got no answer for so long, while the server was heard of, is doubted: its connection may be as dead
+/// as the link was. Of a server that was up it is not, as long as it may only be slow.
+const SLOW: Duration = Duration::from_secs(2);
 
 /// What an item in the queue is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,15 +74,22 @@ pub(super) struct Item {
 pub(super) struct Destination {
     pub(super) nid: ServerNid,
     pub(super) name: OwnedServerName,
-    pub(super) is_peer: bool,
-    schedule: Schedule,
     /// Told when there may be a reason not to wait any longer.
     pub(super) wake: Notify,
+    /// Told when there is a reason to doubt that an attempt will be answered.
+    pub(super) doubt: Notify,
     state: Mutex<State>,
+}
+
+/// What the peer table says.
+struct Standing {
+    is_peer: bool,
+    schedule: Schedule,
 }
 
 /// What changes.
 pub(super) struct State {
+    standing: Standing,
     pub(super) row: DestinationRow,
     queue: VecDeque<Item>,
     /// Whether the queue holds everything after the cursor that is not in flight.
@@ -90,6 +106,8 @@ pub(super) struct State {
     running: bool,
     next_try: Option<Instant>,
     last_attempt: Option<Instant>,
+    /// The attempt that is being made.
+    attempt: Option<Attempt>,
     /// The most events of the next transaction: fewer while one of those sent is refused.
     most: usize,
     /// How often a single event was refused.
@@ -97,6 +115,12 @@ pub(super) struct State {
     /// Rows of `EXTRA_TARGETS` that are done with.
     pub(super) done_extras: Vec<Position>,
     returned: Option<Returned>,
+}
+
+/// An attempt to reach it.
+struct Attempt {
+    /// How soon after its beginning the next one may come, if there has been a reason for that.
+    urged: Option<Duration>,
 }
 
 /// A server that is back and not told everything yet.
@@ -162,10 +186,10 @@ impl Destination {
         Self {
             nid,
             name,
-            is_peer,
-            schedule,
             wake: Notify::new(),
+            doubt: Notify::new(),
             state: Mutex::new(State {
+                standing: Standing { is_peer, schedule },
                 queued_to: row.cursor,
                 row,
                 queue: VecDeque::new(),
@@ -177,6 +201,7 @@ impl Destination {
                 running: false,
                 next_try: None,
                 last_attempt: None,
+                attempt: None,
                 most: MAX_EVENTS,
                 refused: 0,
                 done_extras: Vec::new(),
@@ -190,7 +215,8 @@ impl Destination {
         let mut state = self.state.lock();
         let row = &state.row;
         if row.failures > 0 {
-            let next = self
+            let next = state
+                .standing
                 .schedule
                 .next_try(row.failures, row.last_failure, jitter);
             state.next_try = Some(now + Duration::from_millis(next.saturating_sub(now_ms)));
@@ -213,7 +239,8 @@ impl Destination {
                 state.complete = false;
             }
         }
-        if self.is_peer && item.what != What::Receipt {
+        let is_down = state.row.down_since > 0;
+        if state.standing.is_peer && is_down && item.what != What::Receipt {
             self.hasten(&mut state, now, PEER_NEWS);
         }
         !std::mem::replace(&mut state.running, true)
@@ -240,6 +267,12 @@ impl Destination {
         !std::mem::replace(&mut state.running, true)
     }
 
+    /// It has become a peer, or is none any more.
+    pub(super) fn regard(&self, is_peer: bool, schedule: Schedule) {
+        let mut state = self.state.lock();
+        state.standing = Standing { is_peer, schedule };
+    }
+
     /// Tells it that we are there. True if a task has to be started.
     pub(super) fn hello(&self) -> bool {
         let mut state = self.state.lock();
@@ -253,17 +286,29 @@ impl Destination {
         let mut state = self.state.lock();
         if state.next_try.is_some() {
             state.row.failures = 0;
-            self.hasten(&mut state, now, HEARD);
         }
+        self.hasten(&mut state, now, HEARD);
     }
 
+    /// Has it tried again so soon after the last attempt began. Does nothing while all is well.
     fn hasten(&self, state: &mut State, now: Instant, after: Duration) {
+        if let Some(attempt) = &mut state.attempt {
+            attempt.urged = Some(attempt.urged.map_or(after, |urged| urged.min(after)));
+            self.doubt.notify_one();
+            return;
+        }
         let Some(next) = state.next_try else { return };
         let soon = state.last_attempt.map_or(now, |last| last + after);
         if soon < next {
             state.next_try = Some(soon);
             self.wake.notify_one();
         }
+    }
+
+    /// How long an attempt is not doubted.
+    pub(super) fn patience(&self) -> Duration {
+        let is_down = self.state.lock().row.down_since > 0;
+        if is_down { HEARD } else { SLOW }
     }
 
     /// What to do now.
@@ -273,7 +318,7 @@ impl Destination {
             return Step::Wait(next - now);
         }
         if in_flight {
-            state.last_attempt = Some(now);
+            state.begin(now);
             return Step::Send(None);
         }
         if state.queue.is_empty() && !state.complete {
@@ -284,7 +329,7 @@ impl Destination {
             state.running = false;
             return Step::Done(state.caught_up(now));
         }
-        state.last_attempt = Some(now);
+        state.begin(now);
         Step::Send(Some(state.take()))
     }
 
@@ -324,6 +369,7 @@ impl Destination {
         jitter: u64,
     ) -> News {
         let mut state = self.state.lock();
+        let urged = state.attempt.take().and_then(|attempt| attempt.urged);
         match verdict {
             Verdict::Delivered { contact, events } => {
                 let flown = std::mem::take(&mut state.flying);
@@ -373,8 +419,18 @@ impl Destination {
                 state.row.failures = state.row.failures.saturating_add(1);
                 state.row.last_failure = now_ms;
                 state.row.last_error = Some(problem);
-                let wait = self.schedule.wait(state.row.failures, jitter);
-                state.next_try = Some(now + wait.max(pause.unwrap_or_default()));
+                let mut wait = state.standing.schedule.wait(state.row.failures, jitter);
+                if state.standing.is_peer {
+                    // A link that was down for a moment is not to look as if it was down for a minute.
+                    let down = now_ms.saturating_sub(state.row.down_since);
+                    wait = wait.min(PEER_SOON.max(Duration::from_millis(down / PART_OF_OUTAGE)));
+                }
+                let next = now + wait.max(pause.unwrap_or_default());
+                let soon = urged.and_then(|after| Some((state.last_attempt? + after).max(now)));
+                state.next_try = Some(match (soon, pause) {
+                    (Some(soon), None) => soon.min(next),
+                    _ => next,
+                });
                 // The tables have it; a link may be down for weeks.
                 state.queue = VecDeque::new();
                 state.complete = false;
@@ -413,6 +469,11 @@ impl Destination {
 }
 
 impl State {
+    fn begin(&mut self, now: Instant) {
+        self.last_attempt = Some(now);
+        self.attempt = Some(Attempt { urged: None });
+    }
+
     /// There is nothing left to tell.
     fn caught_up(&mut self, now: Instant) -> News {
         match self.returned.take() {

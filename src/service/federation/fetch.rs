@@ -1,49 +1,37 @@
 //! Getting from other servers what an event needs: those that authorise it, those before it, the state before it.
 //!
-//! Nothing here holds a room's lock while it asks. All that a search asks for is counted, so that an event costs its
-//! receiver no more than so many requests whatever it refers to.
+//! Nothing here holds a room's lock while it asks. What is answered is bounded in size and number, and only what is genuine
+//! and of the room is taken from it.
 
 use std::{
-    collections::{BTreeSet, HashSet},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
     time::Duration,
 };
 
-use http::StatusCode;
 use js_int::UInt;
 use ruma::{
-    EventId, OwnedEventId, OwnedRoomId, OwnedServerName, ServerName,
-    api::{
-        OutgoingRequest,
-        federation::{
-            authentication::ServerSignatures,
-            authorization::get_event_authorization,
-            event::{get_event, get_missing_events, get_room_state, get_room_state_ids},
-        },
-        path_builder::PathBuilder,
+    EventId, OwnedEventId,
+    api::federation::{
+        authorization::get_event_authorization,
+        event::{get_event, get_missing_events, get_room_state, get_room_state_ids},
     },
-    room_version_rules::RoomVersionRules,
     state_res::Event as _,
 };
 use serde_json::value::RawValue;
 use tokio::{sync::Semaphore, task::JoinSet};
 
-use super::{Federation, verify::beside};
+use super::{
+    Federation,
+    search::{Failed, Search},
+    verify::beside,
+};
 use crate::{
     error::Result,
-    protocol::{ids::RoomNid, ingest::Pdu},
-    remote::{self, Kind, Limits},
+    protocol::ingest::Pdu,
+    remote::Limits,
     service::rooms::{MAX_MISSING_EVENTS, connected},
 };
-
-/// How many servers are asked for one thing.
-const MOST_SERVERS: usize = 4;
-
-/// How many requests may be made for one event.
-const MOST_REQUESTS: usize = 300;
 
 /// How often it is asked for what lies before.
 const MOST_ROUNDS: usize = 10;
@@ -63,6 +51,21 @@ const MOST_STEPS: usize = 20;
 /// One in so many events of a state may be missing.
 const FEW: usize = 10;
 
+/// The most events of an auth chain that are looked at. That of one event is a small part of the room's.
+const MOST_OF_CHAIN: usize = 20_000;
+
+/// The most events of a state.
+const MOST_OF_STATE: usize = 200_000;
+
+/// How many rows are read without a thread for that.
+const FEW_ROWS: usize = 500;
+
+/// For one event, which has at most 64 KiB.
+const SINGLE: Limits = Limits {
+    time: Duration::from_secs(20),
+    body: 1 << 20,
+};
+
 /// For an auth chain, and for the ids of a state.
 const CHAIN: Limits = Limits {
     time: Duration::from_secs(60),
@@ -75,88 +78,9 @@ const STATE: Limits = Limits {
     body: 128 << 20,
 };
 
-/// Looking for what one event needs.
-pub(super) struct Search {
-    /// The room.
-    pub(super) room: OwnedRoomId,
-    /// Its number.
-    pub(super) nid: RoomNid,
-    /// The rules of its version.
-    pub(super) rules: &'static RoomVersionRules,
-    /// Who is asked, in this order.
-    servers: Vec<OwnedServerName>,
-    left: AtomicUsize,
-}
-
-/// Why something could not be had.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Failed {
-    /// Somebody did not answer who may do so later.
-    Silent,
-    /// Nobody who was asked has it.
-    Nowhere,
-}
-
 impl Federation {
-    /// Begins to look for what an event needs that came from `origin`.
-    pub(super) fn search(
-        &self,
-        (nid, room): (RoomNid, OwnedRoomId),
-        rules: &'static RoomVersionRules,
-        origin: &ServerName,
-        sender: &ServerName,
-    ) -> Result<Arc<Search>> {
-        let own = self.0.rooms.server_name();
-        let others = self.0.rooms.servers_in(&self.0.store.latest(), nid)?;
-        let all = [origin, sender];
-        let mut servers: Vec<OwnedServerName> = Vec::new();
-        for server in all.into_iter().chain(others.iter().map(|name| &**name)) {
-            let is_new = server != own && servers.iter().all(|known| known != server);
-            if is_new && servers.len() < MOST_SERVERS && self.0.remote.admits(server) {
-                servers.push(server.to_owned());
-            }
-        }
-        Ok(Arc::new(Search {
-            room,
-            nid,
-            rules,
-            servers,
-            left: AtomicUsize::new(MOST_REQUESTS),
-        }))
-    }
-
-    /// Asks one server after the other.
-    async fn ask<R>(
-        &self,
-        search: &Search,
-        request: impl Fn() -> R + Send,
-        limits: Limits,
-    ) -> Result<R::IncomingResponse, Failed>
-    where
-        R: OutgoingRequest<Authentication = ServerSignatures> + Send,
-        R::PathBuilder: for<'a> PathBuilder<Input<'a> = ()>,
-    {
-        let mut failed = Failed::Nowhere;
-        for server in &search.servers {
-            let left = &search.left;
-            let counted = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-                left.checked_sub(1)
-            });
-            if counted.is_err() {
-                return Err(Failed::Nowhere);
-            }
-            let asked = Box::pin(self.0.remote.send_within(server, request(), limits));
-            match asked.await {
-                Ok(answer) => return Ok(answer),
-                Err(error) if is_silence(&error) => failed = Failed::Silent,
-                Err(_) => {}
-            }
-        }
-        Err(failed)
-    }
-
     /// What of some events is genuine and of the room.
-    async fn genuine(
+    pub(super) async fn genuine(
         &self,
         search: &Search,
         events: impl IntoIterator<Item = Box<RawValue>>,
@@ -176,7 +100,7 @@ impl Federation {
     }
 
     /// Stores events that authorise others or are parts of states.
-    async fn keep(&self, search: &Search, pdus: Vec<Pdu>) -> Result<()> {
+    pub(super) async fn keep(&self, search: &Search, pdus: Vec<Pdu>) -> Result<()> {
         if pdus.is_empty() {
             return Ok(());
         }
@@ -188,15 +112,25 @@ impl Federation {
     }
 
     /// Those of some events of which nothing is known here.
-    fn unknown(&self, ids: impl IntoIterator<Item = OwnedEventId>) -> Result<Vec<OwnedEventId>> {
-        let view = self.0.store.latest();
-        let mut unknown = Vec::new();
-        for id in ids {
-            if self.0.rooms.find_event(&view, &id)?.is_none() {
-                unknown.push(id);
-            }
-        }
-        Ok(unknown)
+    async fn unknown(
+        &self,
+        ids: impl IntoIterator<Item = OwnedEventId>,
+    ) -> Result<Vec<OwnedEventId>> {
+        let (rooms, view) = (self.0.rooms.clone(), self.0.store.latest());
+        let mut unknown: Vec<_> = ids.into_iter().collect();
+        let is_few = unknown.len() <= FEW_ROWS;
+        let look = move || {
+            let mut failure = Ok(());
+            unknown.retain(|id| match rooms.find_event(&view, id) {
+                Ok(found) => found.is_none(),
+                Err(error) => {
+                    failure = Err(error);
+                    false
+                }
+            });
+            failure.map(|()| unknown)
+        };
+        if is_few { look() } else { beside(look).await? }
     }
 
     /// Gets what authorises an event.
@@ -211,28 +145,41 @@ impl Federation {
         let mut failed = Failed::Nowhere;
         match self.ask(search, request, CHAIN).await {
             Ok(answer) => {
-                let pdus = self.genuine(search, answer.auth_chain).await?;
-                self.keep(search, pdus).await?;
+                let chain = answer.auth_chain.into_iter().take(MOST_OF_CHAIN);
+                let pdus = self.genuine(search, chain).await?;
+                self.keep(search, leading_to(&missing, pdus)).await?;
             }
             Err(how) => failed = how,
         }
-        let mut wanted = self.unknown(missing.clone())?;
-        let (mut seen, mut got) = (HashSet::new(), Vec::new());
+        let (got, how) = self.fetch_upwards(search, missing.clone()).await?;
+        failed = how.unwrap_or(failed);
+        self.keep(search, got).await?;
+        let is_complete = self.unknown(missing).await?.is_empty();
+        Ok(if is_complete { Ok(()) } else { Err(failed) })
+    }
+
+    /// Gets those of some events that are not here, one by one, and what authorises them; says whether somebody was
+    /// silent.
+    pub(super) async fn fetch_upwards(
+        &self,
+        search: &Arc<Search>,
+        events: Vec<OwnedEventId>,
+    ) -> Result<(Vec<Pdu>, Option<Failed>)> {
+        let mut wanted = self.unknown(events).await?;
+        let (mut seen, mut got, mut failed) = (HashSet::new(), Vec::new(), None);
         for _ in 0..MOST_STEPS {
             seen.extend(wanted.iter().cloned());
             if wanted.is_empty() || seen.len() > MOST_SINGLE {
                 break;
             }
             let (pdus, how) = self.fetch_events(search, wanted).await?;
-            failed = how.unwrap_or(failed);
+            failed = failed.or(how);
             let cited = pdus.iter().flat_map(|pdu| pdu.event.auth_events());
             let cited: BTreeSet<_> = cited.filter(|id| !seen.contains(*id)).cloned().collect();
-            wanted = self.unknown(cited)?;
+            wanted = self.unknown(cited).await?;
             got.extend(pdus);
         }
-        self.keep(search, got).await?;
-        let is_complete = self.unknown(missing)?.is_empty();
-        Ok(if is_complete { Ok(()) } else { Err(failed) })
+        Ok((got, failed))
     }
 
     /// Gets events one by one; says whether somebody was silent who may have one that is missing.
@@ -248,7 +195,7 @@ impl Federation {
             tasks.spawn(async move {
                 let _seat = seats.acquire_owned().await;
                 let request = || get_event::v1::Request::new(id.clone());
-                let answer = federation.ask(&search, request, Limits::USUAL).await;
+                let answer = federation.ask(&search, request, SINGLE).await;
                 (id, answer)
             });
         }
@@ -375,7 +322,10 @@ impl Federation {
             Err(failed) => return Ok(Err(failed)),
         };
         let all: BTreeSet<_> = told.pdu_ids.iter().chain(&told.auth_chain_ids).collect();
-        let unknown = self.unknown(all.into_iter().cloned())?;
+        if all.len() > MOST_OF_STATE {
+            return Ok(Err(Failed::Nowhere));
+        }
+        let unknown = self.unknown(all.into_iter().cloned()).await?;
         let mut failed = None;
         if unknown.len() > MOST_SINGLE {
             let _seat = self.0.inbox.states.acquire().await;
@@ -384,6 +334,7 @@ impl Federation {
             match self.ask(search, request, STATE).await {
                 Ok(state) => {
                     let events = state.pdus.into_iter().chain(state.auth_chain);
+                    let events = events.take(MOST_OF_STATE);
                     let pdus = self.genuine(search, events).await?;
                     self.keep(search, pdus).await?;
                 }
@@ -394,7 +345,8 @@ impl Federation {
             failed = how;
             self.keep(search, pdus).await?;
         }
-        let missing: HashSet<_> = self.unknown(told.pdu_ids.clone())?.into_iter().collect();
+        let missing = self.unknown(told.pdu_ids.clone()).await?;
+        let missing: HashSet<_> = missing.into_iter().collect();
         if let (Some(failed), false) = (failed, missing.is_empty()) {
             return Ok(Err(failed));
         }
@@ -412,17 +364,29 @@ impl Federation {
     }
 }
 
-/// Whether a server may answer later what it does not answer now.
-fn is_silence(error: &remote::Error) -> bool {
-    match &error.kind {
-        Kind::Name(_)
-        | Kind::Connect { .. }
-        | Kind::Tls(_)
-        | Kind::Timeout(_)
-        | Kind::Broken(_) => true,
-        Kind::Status { status, .. } => {
-            status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS
+/// Those of the events that authorise some, directly or not.
+fn leading_to(wanted: &[OwnedEventId], pdus: Vec<Pdu>) -> Vec<Pdu> {
+    let by_id: HashMap<&OwnedEventId, usize> = pdus
+        .iter()
+        .enumerate()
+        .map(|(at, pdu)| (&pdu.event.header.id, at))
+        .collect();
+    let mut todo: Vec<&OwnedEventId> = wanted.iter().collect();
+    let mut reached = vec![false; pdus.len()];
+    while let Some(id) = todo.pop() {
+        if let Some(at) = by_id.get(id)
+            && !std::mem::replace(&mut reached[*at], true)
+        {
+            todo.extend(
+                pdus.iter()
+                    .skip(*at)
+                    .take(1)
+                    .flat_map(|pdu| pdu.event.auth_events()),
+            );
         }
-        _ => false,
     }
+    let pdus = pdus.into_iter().zip(reached);
+    pdus.filter(|(_, reached)| *reached)
+        .map(|(pdu, _)| pdu)
+        .collect()
 }

@@ -1,4 +1,5 @@
-//! Works off what has come in and has no place yet: one task per room, so that no room waits for another.
+//! Works off what has come in and has no place yet: one task for each room and sender, so that no room waits for another,
+//! and nobody for a server that is silent.
 //!
 //! The room's lock is held only to write. What is missing is fetched without it. An event that was pushed must bring all
 //! that lies between it and what is here; whoever has sent it has that. The history of a long time is too much: below those
@@ -16,13 +17,13 @@ use tokio::sync::Notify;
 
 use super::{
     Federation,
-    fetch::{Failed, Search},
+    search::{Failed, Search},
     verify::beside,
 };
 use crate::{
     error::{Error, Result},
     protocol::{
-        ids::{Position, RoomNid},
+        ids::{Position, RoomNid, ServerNid},
         ingest::{Dropped, Need, Pdu},
         version,
     },
@@ -39,8 +40,7 @@ const CHUNK: usize = 20;
 /// How long one event may take, however many servers are asked.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// How long it is until an event is tried again, by how often it was tried. Afterwards it is given up; what follows it
-/// leads to it again.
+/// How long it is until an event is tried again, by how often it was tried; the last is kept to.
 const AGAIN: [Duration; 7] = [
     Duration::from_secs(2),
     Duration::from_secs(10),
@@ -51,8 +51,21 @@ const AGAIN: [Duration; 7] = [
     Duration::from_secs(7200),
 ];
 
-/// How soon it is tried again when something else of the room has come in.
+/// How soon it is tried again when something else of the room has come in, or its server was heard of: this, and twice as
+/// long each time that it was in vain.
 const SOON: Duration = Duration::from_secs(1);
+
+/// How often that doubles.
+const MOST_DOUBLED: u32 = 6;
+
+/// After so many in a row for which somebody was silent the others of the same sender wait, too.
+const MOST_IN_VAIN: usize = 3;
+
+/// How soon when too much of its server is worked off already.
+const NOT_YET: Duration = Duration::from_millis(250);
+
+/// How long what it needs may be out of reach until it is given up; what follows it leads to it again.
+const LONGEST: Duration = Duration::from_hours(24 * 30);
 
 /// What became of an event that waits.
 enum Fate {
@@ -62,12 +75,54 @@ enum Fate {
     Over,
     /// It may be tried again.
     Later,
+    /// It was not tried.
+    NotYet,
 }
 
 /// An event that must wait longer.
 struct Parked {
+    since: Instant,
+    /// How often it was tried at its time, and how often before.
     tries: usize,
+    hastened: u32,
+    is_hastened: bool,
+    last: Instant,
     until: Instant,
+}
+
+impl Parked {
+    fn new(now: Instant) -> Self {
+        Self {
+            since: now,
+            tries: 0,
+            hastened: 0,
+            is_hastened: false,
+            last: now,
+            until: now,
+        }
+    }
+
+    /// It was tried in vain. False if that is enough.
+    fn again(&mut self, now: Instant) -> bool {
+        if std::mem::take(&mut self.is_hastened) {
+            self.hastened = (self.hastened + 1).min(MOST_DOUBLED);
+        } else {
+            self.tries = (self.tries + 1).min(AGAIN.len());
+        }
+        let wait = AGAIN.get(self.tries.saturating_sub(1));
+        self.last = now;
+        self.until = now + wait.copied().unwrap_or_default();
+        now < self.since + LONGEST
+    }
+
+    /// There is a reason to try it before its time.
+    fn hasten(&mut self) {
+        let soon = self.last + SOON * (1 << self.hastened);
+        if soon < self.until {
+            self.until = soon;
+            self.is_hastened = true;
+        }
+    }
 }
 
 impl From<Failed> for Fate {
@@ -80,9 +135,9 @@ impl From<Failed> for Fate {
 }
 
 impl Federation {
-    /// Sees to it that a task works a room off.
-    pub(super) fn work_off(&self, room: RoomNid) {
-        let Some(news) = self.0.inbox.begin(room) else {
+    /// Sees to it that a task works off what a server has sent for a room.
+    pub(super) fn work_off(&self, room: RoomNid, origin: ServerNid) {
+        let Some(wake) = self.0.inbox.begin(room, origin) else {
             return;
         };
         let federation = self.clone();
@@ -90,24 +145,36 @@ impl Federation {
             let stop = federation.0.stop.clone();
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = federation.work(room, &news) => {}
+                () = federation.work(room, origin, &wake) => {}
             }
         });
     }
 
-    async fn work(&self, room: RoomNid, news: &Notify) {
+    async fn work(&self, room: RoomNid, origin: ServerNid, wake: &Notify) {
         let mut parked: HashMap<Position, Parked> = HashMap::new();
         loop {
-            let mut wait = PATIENCE;
-            match self.round(room, &mut parked).await {
-                Ok(()) => {}
-                Err(Error::Store(store::Error::Closed)) => return,
-                Err(error) => {
-                    tracing::error!(%error, "what other servers have sent could not be worked off");
-                    wait = SOON;
+            let news = self.0.inbox.news(room, origin);
+            for parked in parked.values_mut() {
+                if news.written || news.heard {
+                    parked.hasten();
                 }
             }
-            if parked.is_empty() && self.0.inbox.end(room) {
+            let now = self.0.clock.instant();
+            let mut wait = PATIENCE;
+            if news.more || parked.values().any(|parked| parked.until <= now) {
+                match self.round((room, origin), &mut parked).await {
+                    Ok(()) => {}
+                    Err(Error::Store(store::Error::Closed)) => return,
+                    Err(error) => {
+                        tracing::error!(%error, "what other servers have sent could not be worked off");
+                        // So that it is looked at again.
+                        let _the_task_is_here = self.0.inbox.begin(room, origin);
+                        self.0.clock.sleep(SOON).await;
+                        continue;
+                    }
+                }
+            }
+            if parked.is_empty() && self.0.inbox.end(room, origin) {
                 return;
             }
             let now = self.0.clock.instant();
@@ -115,16 +182,20 @@ impl Federation {
                 wait = wait.min(first.saturating_duration_since(now));
             }
             tokio::select! {
-                () = news.notified() => {}
+                () = wake.notified() => {}
                 () = self.0.clock.sleep(wait) => {}
             }
         }
     }
 
     /// Tries all that waits and is due, in the order in which it came.
-    async fn round(&self, room: RoomNid, parked: &mut HashMap<Position, Parked>) -> Result<()> {
+    async fn round(
+        &self,
+        (room, origin): (RoomNid, ServerNid),
+        parked: &mut HashMap<Position, Parked>,
+    ) -> Result<()> {
         let mut from = Bound::Unbounded;
-        let mut has_written = false;
+        let mut in_vain = 0;
         loop {
             let rows = {
                 let view = self.0.store.latest();
@@ -137,40 +208,48 @@ impl Federation {
             from = Bound::Excluded((room, *last));
             for ((_, at), row) in rows {
                 let now = self.0.clock.instant();
-                if parked.get(&at).is_some_and(|parked| parked.until > now) {
+                let is_due = parked.get(&at).is_none_or(|parked| parked.until <= now);
+                if row.origin != origin || !is_due {
                     continue;
                 }
-                let tries = parked.get(&at).map_or(0, |parked| parked.tries);
+                if in_vain >= MOST_IN_VAIN {
+                    // Whoever is silent is not asked for each of them.
+                    let known = parked.entry(at).or_insert_with(|| Parked::new(now));
+                    known.until = now + AGAIN[0];
+                    continue;
+                }
                 let fate = tokio::select! {
                     fate = Box::pin(self.attempt(room, at, &row)) => fate?,
                     () = self.0.clock.sleep(PATIENCE) => Fate::Later,
                 };
-                match (fate, AGAIN.get(tries)) {
-                    (Fate::Later, Some(wait)) => {
-                        let until = self.0.clock.instant() + *wait;
-                        let tries = tries + 1;
-                        parked.insert(at, Parked { tries, until });
+                let now = self.0.clock.instant();
+                let known = || Parked::new(now);
+                match fate {
+                    Fate::NotYet => {
+                        parked.entry(at).or_insert_with(known).until = now + NOT_YET;
+                        continue;
                     }
-                    (fate, _) => {
-                        match fate {
-                            Fate::Written => has_written = true,
-                            Fate::Over => self.forget(room, at)?,
-                            Fate::Later => {
-                                tracing::warn!(id = %row.id, "what an event of another server needs could not be had; it is given up");
-                                self.forget(room, at)?;
-                            }
+                    Fate::Later => {
+                        in_vain += 1;
+                        let origin = self.0.store.server_name(origin)?;
+                        if self.0.inbox.may_complain(&origin, now) {
+                            tracing::info!(id = %row.id, %origin, "what an event of another server needs can not be had now; it waits");
                         }
-                        parked.remove(&at);
-                        self.0.inbox.discount(room, row.origin);
+                        if parked.entry(at).or_insert_with(known).again(now) {
+                            continue;
+                        }
+                        tracing::warn!(id = %row.id, %origin, "what an event of another server needs could not be had; it is given up");
+                        self.forget(room, at)?;
                     }
+                    Fate::Written => {
+                        in_vain = 0;
+                        // The link is back, or what was missing has come by another way.
+                        self.0.inbox.written(room);
+                    }
+                    Fate::Over => self.forget(room, at)?,
                 }
-            }
-        }
-        if has_written {
-            // The link is back, or what was missing has come by another way.
-            let soon = self.0.clock.instant() + SOON;
-            for parked in parked.values_mut() {
-                parked.until = parked.until.min(soon);
+                parked.remove(&at);
+                self.0.inbox.discount(room, origin);
             }
         }
         Ok(())
@@ -186,6 +265,9 @@ impl Federation {
     }
 
     async fn attempt(&self, room: RoomNid, at: Position, row: &InboxRow) -> Result<Fate> {
+        let Some(_seat) = self.0.inbox.seat(row.origin) else {
+            return Ok(Fate::NotYet);
+        };
         let id = (*self.0.store.room_id(room)?).clone();
         let origin = self.0.store.server_name(row.origin)?;
         let rules = {
@@ -209,7 +291,7 @@ impl Federation {
             Some(Err(_)) | None => return Ok(Fate::Over),
         };
         let sender = pdu.event.header.sender.server_name();
-        let search = self.search((room, id), rules, &origin, sender)?;
+        let search = self.search((room, id), rules, &origin, sender);
         Box::pin(self.take_pushed(&search, &pdu, at)).await
     }
 
@@ -221,74 +303,45 @@ impl Federation {
         pdu: &Arc<Pdu>,
         at: Position,
     ) -> Result<Fate> {
-        let (mut has_auth, mut has_before) = (false, false);
+        let id = &pdu.event.header.id;
         let mut failed = Failed::Nowhere;
-        loop {
-            let need = match self.write(search, pdu, None, Some(at)).await? {
-                Outcome::Written { .. } => return Ok(Fate::Written),
-                Outcome::Known => return Ok(Fate::Over),
-                Outcome::Needs(need) => need,
+        if let Some(fate) = self.try_to_write(search, pdu, None, Some(at)).await? {
+            return Ok(fate);
+        }
+        if !self.placeless(pdu.event.prev_events())?.is_empty() {
+            let before = match self.fetch_before(search, pdu).await? {
+                Ok(before) => before,
+                Err(failed) => return Ok(failed.into()),
             };
-            if !has_before && !self.placeless(pdu.event.prev_events())?.is_empty() {
-                has_before = true;
-                let before = match self.fetch_before(search, pdu).await? {
-                    Ok(before) => before,
-                    Err(failed) => return Ok(failed.into()),
-                };
-                for earlier in before {
-                    if let Fate::Later = self.take_fetched(search, Arc::new(earlier)).await? {
-                        failed = Failed::Silent;
-                    }
-                }
-                continue;
-            }
-            match need {
-                Need::AuthEvents(ids) if !has_auth => {
-                    has_auth = true;
-                    let fetched = self.fetch_auth(search, &pdu.event.header.id, ids);
-                    if let Err(failed) = fetched.await? {
-                        return Ok(failed.into());
-                    }
-                }
-                need => {
-                    tracing::debug!(id = %pdu.event.header.id, ?need, "an event can not be placed");
-                    return Ok(failed.into());
+            for earlier in before {
+                if let Fate::Later = self.take_fetched(search, Arc::new(earlier)).await? {
+                    failed = Failed::Silent;
                 }
             }
         }
+        Ok(
+            match self.write_with_auth(search, pdu, None, Some(at)).await? {
+                Some(fate) => fate,
+                None => {
+                    tracing::debug!(%id, room = %search.room, "an event can not be placed");
+                    failed.into()
+                }
+            },
+        )
     }
 
     /// Writes an event that was asked for. What it follows is put over a gap if it is not here.
     async fn take_fetched(&self, search: &Arc<Search>, pdu: Arc<Pdu>) -> Result<Fate> {
-        let (mut has_auth, mut has_before) = (false, false);
-        loop {
-            let need = match self.write(search, &pdu, None, None).await? {
-                Outcome::Written { .. } => return Ok(Fate::Written),
-                Outcome::Known => return Ok(Fate::Over),
-                Outcome::Needs(need) => need,
-            };
-            let lacking = self.placeless(pdu.event.prev_events())?;
-            if !has_before && !lacking.is_empty() {
-                has_before = true;
-                for id in lacking {
-                    match self.take_over_gap(search, &id).await? {
-                        Fate::Written | Fate::Over => {}
-                        Fate::Later => return Ok(Fate::Later),
-                    }
-                }
-                continue;
-            }
-            match need {
-                Need::AuthEvents(ids) if !has_auth => {
-                    has_auth = true;
-                    let fetched = self.fetch_auth(search, &pdu.event.header.id, ids);
-                    if let Err(failed) = fetched.await? {
-                        return Ok(failed.into());
-                    }
-                }
-                _ => return Ok(Fate::Over),
+        if let Some(fate) = self.try_to_write(search, &pdu, None, None).await? {
+            return Ok(fate);
+        }
+        for id in self.placeless(pdu.event.prev_events())? {
+            if let Fate::Later = self.take_over_gap(search, &id).await? {
+                return Ok(Fate::Later);
             }
         }
+        let fate = self.write_with_auth(search, &pdu, None, None).await?;
+        Ok(fate.unwrap_or(Fate::Over))
     }
 
     /// Gets an event and the state before it, and writes it with a gap below.
@@ -301,20 +354,42 @@ impl Federation {
             Ok(pdu) => Arc::new(pdu),
             Err(failed) => return Ok(failed.into()),
         };
-        let mut has_auth = false;
-        loop {
-            match self.write(search, &pdu, Some(state.clone()), None).await? {
-                Outcome::Written { .. } => return Ok(Fate::Written),
-                Outcome::Needs(Need::AuthEvents(ids)) if !has_auth => {
-                    has_auth = true;
-                    let fetched = self.fetch_auth(search, id, ids);
-                    if let Err(failed) = fetched.await? {
-                        return Ok(failed.into());
-                    }
+        let fate = self
+            .write_with_auth(search, &pdu, Some(&state), None)
+            .await?;
+        Ok(fate.unwrap_or(Fate::Over))
+    }
+
+    /// Writes an event, and gets what authorises it if that is all that is missing; none if it is not.
+    async fn write_with_auth(
+        &self,
+        search: &Arc<Search>,
+        pdu: &Arc<Pdu>,
+        state: Option<&Arc<Vec<OwnedEventId>>>,
+        staged: Option<Position>,
+    ) -> Result<Option<Fate>> {
+        match self.write(search, pdu, state, staged).await? {
+            Outcome::Needs(Need::AuthEvents(ids)) => {
+                let fetched = self.fetch_auth(search, &pdu.event.header.id, ids);
+                if let Err(failed) = fetched.await? {
+                    return Ok(Some(failed.into()));
                 }
-                Outcome::Known | Outcome::Needs(_) => return Ok(Fate::Over),
+                self.try_to_write(search, pdu, state, staged).await
             }
+            outcome => Ok(fate_of(&outcome)),
         }
+    }
+
+    /// Writes an event; none if something is missing.
+    async fn try_to_write(
+        &self,
+        search: &Search,
+        pdu: &Arc<Pdu>,
+        state: Option<&Arc<Vec<OwnedEventId>>>,
+        staged: Option<Position>,
+    ) -> Result<Option<Fate>> {
+        let outcome = self.write(search, pdu, state, staged).await?;
+        Ok(fate_of(&outcome))
     }
 
     /// Writes an event if nothing is missing; with it goes the row in which it waited.
@@ -322,10 +397,11 @@ impl Federation {
         &self,
         search: &Search,
         pdu: &Arc<Pdu>,
-        state: Option<Arc<Vec<OwnedEventId>>>,
+        state: Option<&Arc<Vec<OwnedEventId>>>,
         staged: Option<Position>,
     ) -> Result<Outcome> {
         let (rooms, pdu, room) = (self.0.rooms.clone(), pdu.clone(), search.nid);
+        let state = state.cloned();
         let mut guard = rooms.lock(&search.room).await?;
         let write = move || {
             let before = match &state {
@@ -339,5 +415,13 @@ impl Federation {
             })
         };
         beside(write).await?
+    }
+}
+
+fn fate_of(outcome: &Outcome) -> Option<Fate> {
+    match outcome {
+        Outcome::Written { .. } => Some(Fate::Written),
+        Outcome::Known => Some(Fate::Over),
+        Outcome::Needs(_) => None,
     }
 }

@@ -2,15 +2,20 @@
 //! which knows no rooms.
 
 mod backfill;
+mod by_time;
 mod courier;
 mod destination;
+mod directory;
 mod edus;
 mod fetch;
 mod handshake;
 mod inbox;
 mod ingest;
 mod outbox;
+mod search;
 mod serve;
+mod spaces;
+mod third_party;
 mod transaction;
 mod transactions;
 mod verify;
@@ -24,6 +29,7 @@ use self::{backfill::Filling, outbox::Outbox};
 pub use self::{
     handshake::{Handshakes, Wish},
     inbox::Inbox,
+    spaces::{Node, Told, ToldRooms},
     transactions::Transaction,
     waiting::DestinationStatus,
 };
@@ -59,6 +65,8 @@ pub struct Parts {
     pub rooms: Arc<Rooms>,
     /// Local accounts.
     pub accounts: Arc<Accounts>,
+    /// What other servers have told of rooms.
+    pub told_rooms: ToldRooms,
     /// Who enters and leaves rooms now.
     pub handshakes: Handshakes,
     /// Who is typing.

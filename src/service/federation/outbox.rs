@@ -10,7 +10,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use ruma::{OwnedServerName, ServerName, events::room::member::MembershipState};
+use ruma::{ServerName, events::room::member::MembershipState};
 use tokio::sync::Notify;
 
 use super::{
@@ -58,6 +58,24 @@ impl Federation {
         parts.tasks.spawn(follow(Arc::downgrade(outbox)));
     }
 
+    /// A server has become a peer, or is none any more. A new one is greeted, so that what waits on both sides comes.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn peer_changed(&self, server: &ServerName) -> Result<()> {
+        let outbox = &self.1;
+        let remote = &outbox.parts.remote;
+        let nid = outbox.parts.store.server_nid(server)?;
+        let Some(destination) = outbox.destination(nid)? else {
+            return Ok(());
+        };
+        destination.regard(remote.is_peer(server), remote.schedule(server));
+        if remote.is_peer(server) {
+            outbox.hello(destination);
+        }
+        Ok(())
+    }
+
     /// Whether a server could not be reached when it was tried the last time.
     pub(super) fn is_down(&self, server: &ServerName) -> bool {
         let outbox = &self.1;
@@ -68,13 +86,17 @@ impl Federation {
         known.is_some_and(|known| known.with(|state| state.row.down_since > 0))
     }
 
-    /// A server has proven that it is there, so what waits for it is tried at once.
+    /// A server has proven that it is there, so what waits for it is tried at once, and so is what has come from it and
+    /// lacks something.
     pub fn heard_from(&self, server: &ServerName) {
         let outbox = &self.1;
-        if let Ok(Some(nid)) = outbox.parts.store.find_server(server)
-            && let Some(destination) = outbox.all.lock().get(&nid)
-        {
-            destination.heard(outbox.parts.clock.instant());
+        let Ok(Some(nid)) = outbox.parts.store.find_server(server) else {
+            return;
+        };
+        let now = outbox.parts.clock.instant();
+        self.0.inbox.heard(nid, now);
+        if let Some(destination) = outbox.all.lock().get(&nid) {
+            destination.heard(now);
         }
     }
 }
@@ -215,17 +237,21 @@ impl Outbox {
 
     /// Says hello to all peers.
     fn greet(self: &Arc<Self>) -> Result<()> {
-        let peers: Vec<OwnedServerName> =
-            self.parts.remote.peers().map(ToOwned::to_owned).collect();
-        for peer in peers {
+        for (peer, _) in self.parts.remote.peers() {
             let nid = self.parts.store.server_nid(&peer)?;
-            if let Some(destination) = self.destination(nid)?
-                && destination.hello()
-            {
-                self.run(destination);
+            if let Some(destination) = self.destination(nid)? {
+                self.hello(destination);
             }
         }
         Ok(())
+    }
+
+    fn hello(self: &Arc<Self>, destination: Arc<Destination>) {
+        if destination.hello() {
+            self.run(destination);
+        } else {
+            destination.wake.notify_one();
+        }
     }
 
     pub(super) fn run(self: &Arc<Self>, destination: Arc<Destination>) {

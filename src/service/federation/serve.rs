@@ -30,7 +30,7 @@ impl Federation {
     /// 404 when it is not here or in a room that the server is not in, 403 when the server is kept out of that room.
     pub async fn event(&self, origin: &ServerName, id: &EventId) -> Result<String> {
         let (id, origin) = (id.to_owned(), origin.to_owned());
-        let (own, now) = (self.0.rooms.server_name().to_owned(), self.0.clock.now_ms());
+        let now = self.0.clock.now_ms();
         self.read(move |rooms, view| {
             let missing = || Error::not_found("The event");
             let stored = rooms.find_event(view, &id)?.ok_or_else(missing)?;
@@ -47,9 +47,7 @@ impl Federation {
             } else {
                 guest.pdu(&stored)?
             };
-            Ok(format!(
-                "{{\"origin\":\"{own}\",\"origin_server_ts\":{now},\"pdus\":[{pdu}]}}"
-            ))
+            Ok(transaction(rooms, now, &pdu))
         })
         .await
     }
@@ -65,9 +63,8 @@ impl Federation {
         id: OwnedEventId,
     ) -> Result<String> {
         let _seat = WHOLE_STATES.acquire().await;
-        let origin = origin.to_owned();
-        self.read(move |rooms, view| {
-            let told = guest(rooms, view, &room, &origin)?.state_before(&id)?;
+        self.read_as(origin, room, move |guest, rooms, view| {
+            let told = guest.state_before(&id)?;
             let mut out = String::from("{\"auth_chain\":");
             push_events(&mut out, rooms, view, &told.auth_chain)?;
             out.push_str(",\"pdus\":");
@@ -88,9 +85,9 @@ impl Federation {
         room: OwnedRoomId,
         id: OwnedEventId,
     ) -> Result<String> {
-        let origin = origin.to_owned();
-        self.read(move |rooms, view| {
-            let told = guest(rooms, view, &room, &origin)?.state_before(&id)?;
+        let _seat = WHOLE_STATES.acquire().await;
+        self.read_as(origin, room, move |guest, rooms, view| {
+            let told = guest.state_before(&id)?;
             let auth_chain = ids(rooms, view, &told.auth_chain)?;
             let state = ids(rooms, view, &told.state)?;
             Ok(json!({ "auth_chain_ids": auth_chain, "pdu_ids": state }).to_string())
@@ -109,9 +106,7 @@ impl Federation {
         id: OwnedEventId,
     ) -> Result<String> {
         let _seat = WHOLE_STATES.acquire().await;
-        let origin = origin.to_owned();
-        self.read(move |rooms, view| {
-            let guest = guest(rooms, view, &room, &origin)?;
+        self.read_as(origin, room, move |guest, rooms, view| {
             let stored = guest.find(&id)?;
             let stored = stored.ok_or_else(|| Error::not_found("The event"))?;
             guest.must_have_been_here(&stored)?;
@@ -135,14 +130,10 @@ impl Federation {
         from: Vec<OwnedEventId>,
         limit: usize,
     ) -> Result<String> {
-        let origin = origin.to_owned();
-        let (own, now) = (self.0.rooms.server_name().to_owned(), self.0.clock.now_ms());
-        self.read(move |rooms, view| {
-            let guest = guest(rooms, view, &room, &origin)?;
-            let events = pdus(&guest, &guest.backfill(&from, limit)?)?;
-            Ok(format!(
-                "{{\"origin\":\"{own}\",\"origin_server_ts\":{now},\"pdus\":[{events}]}}"
-            ))
+        let now = self.0.clock.now_ms();
+        self.read_as(origin, room, move |guest, rooms, _| {
+            let events = pdus(guest, &guest.backfill(&from, limit)?)?;
+            Ok(transaction(rooms, now, &events))
         })
         .await
     }
@@ -159,18 +150,28 @@ impl Federation {
         limit: usize,
         min_depth: u64,
     ) -> Result<String> {
-        let origin = origin.to_owned();
-        self.read(move |rooms, view| {
-            let guest = guest(rooms, view, &room, &origin)?;
+        self.read_as(origin, room, move |guest, _, _| {
             let events = guest.missing_events(&earliest, &latest, limit, min_depth)?;
-            let events = pdus(&guest, &events)?;
+            let events = pdus(guest, &events)?;
             Ok(format!("{{\"events\":[{events}]}}"))
         })
         .await
     }
 
+    /// Reads what the server may have of the room.
+    async fn read_as(
+        &self,
+        origin: &ServerName,
+        room: OwnedRoomId,
+        read: impl FnOnce(&Guest<'_>, &Rooms, &View) -> Result<String> + Send + 'static,
+    ) -> Result<String> {
+        let origin = origin.to_owned();
+        self.read(move |rooms, view| read(&guest(rooms, view, &room, &origin)?, rooms, view))
+            .await
+    }
+
     /// Reads on a thread for that.
-    async fn read(
+    pub(super) async fn read(
         &self,
         read: impl FnOnce(&Rooms, &View) -> Result<String> + Send + 'static,
     ) -> Result<String> {
@@ -180,7 +181,7 @@ impl Federation {
 }
 
 /// What the server may have of the room.
-fn guest<'r>(
+pub(super) fn guest<'r>(
     rooms: &'r Rooms,
     view: &'r View,
     room: &RoomId,
@@ -193,6 +194,12 @@ fn guest<'r>(
     rooms.guest(view, room, origin)
 }
 
+/// Events as they are answered in the form of a transaction.
+fn transaction(rooms: &Rooms, now: u64, pdus: &str) -> String {
+    let own = rooms.server_name();
+    format!("{{\"origin\":\"{own}\",\"origin_server_ts\":{now},\"pdus\":[{pdus}]}}")
+}
+
 /// Events as the server may see them, with commas between.
 fn pdus(guest: &Guest<'_>, events: &[Arc<Stored>]) -> Result<String> {
     let pdus: Vec<String> = events
@@ -202,8 +209,13 @@ fn pdus(guest: &Guest<'_>, events: &[Arc<Stored>]) -> Result<String> {
     Ok(pdus.join(","))
 }
 
-/// Events of states and auth chains, which whoever is in the room needs whole.
-fn push_events(out: &mut String, rooms: &Rooms, view: &View, nids: &[EventNid]) -> Result<()> {
+/// Adds a list of events of states and auth chains, which whoever is in the room needs whole.
+pub(super) fn push_events(
+    out: &mut String,
+    rooms: &Rooms,
+    view: &View,
+    nids: &[EventNid],
+) -> Result<()> {
     out.push('[');
     let mut is_first = true;
     for chunk in nids.chunks(CHUNK) {

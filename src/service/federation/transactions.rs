@@ -223,11 +223,14 @@ impl Federation {
         }
         results.extend(events.iter().map(|(id, _)| (id.clone(), None)));
         let mut safe = None;
-        // What waits came first.
-        if !pdus.is_empty() && self.0.inbox.of_room(place.nid) == 0 {
+        // Also where others wait: what they lack may never come.
+        if !pdus.is_empty() {
             let (written, position) = self.at_once(place, pdus).await?;
             events.drain(..written);
             safe = position;
+            if written > 0 {
+                self.0.inbox.written(place.nid);
+            }
         }
         if !events.is_empty() {
             let server = self.0.store.server_nid(origin)?;

@@ -176,11 +176,10 @@ impl Outbox {
         let after = Bound::Excluded((server, cursor));
         for row in EXTRA_TARGETS.range(view, &(server,), (after, Bound::Unbounded)) {
             let ((_, position), (room,)) = row?;
-            let what = What::Extra;
             if !add(Item {
                 position,
                 room,
-                what,
+                what: What::Extra,
             }) {
                 break;
             }

@@ -34,6 +34,12 @@ pub(super) const FETCHES: usize = 32;
 /// Of how many servers it is remembered when they were asked.
 pub(super) const SERVERS: usize = 10_000;
 
+/// How many keys of one server are kept. Nobody changes keys so often; without an end, one server could fill the disk.
+const MOST_KEYS: usize = 1_000;
+
+/// The longest time that a peer that did not answer is not asked: whoever needs its key has usually just heard from it.
+const PEER_SILENCE: Duration = Duration::from_secs(2);
+
 /// How long somebody waits until so few others are being asked.
 const LONGEST_QUEUE: Duration = Duration::from_secs(10);
 
@@ -101,6 +107,23 @@ impl Keyring {
         let old = old.find(|old| old.id == need.key_id)?;
         let valid = need.at.is_none_or(|at| at <= old.expired_ts);
         valid.then(|| decode_key(&old.key)).flatten()
+    }
+
+    /// Whether a document, which was got in a new way, has nothing to do with the keys by which this server is known: then
+    /// it is somebody else's.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn contradicts(&self, server: &ServerName, keys: &ServerKeys) -> Result<bool> {
+        let mut is_known = false;
+        for row in SERVER_KEYS.scan(&self.store.latest(), &(server.as_str(),)) {
+            let ((_, id), row) = row?;
+            if keys.keys.get(&id).is_some_and(|key| key.key == row.key) {
+                return Ok(false);
+            }
+            is_known = true;
+        }
+        Ok(is_known)
     }
 
     /// Gets those of the keys that are not held, as far as anybody gives them. Afterwards ask [`held`](Self::held).
@@ -189,12 +212,12 @@ impl Keyring {
             }
             Some(problem) => {
                 flight.failures = flight.failures.saturating_add(1);
-                let schedule = if self.remote.is_peer(server) {
-                    self.remote.schedule(server)
+                let longest = if self.remote.is_peer(server) {
+                    PEER_SILENCE
                 } else {
-                    Schedule::peer(LONGEST_SILENCE)
+                    LONGEST_SILENCE
                 };
-                let wait = schedule.wait(flight.failures, self.entropy.number());
+                let wait = Schedule::peer(longest).wait(flight.failures, self.entropy.number());
                 flight.not_before = Some(now + wait);
                 flight.problem = Some(problem);
             }
@@ -217,7 +240,7 @@ impl Keyring {
         let notaries = self.remote.notaries().iter().cloned();
         // Peers vouch for each other: who comes into a room while one office is cut off could not believe what its users
         // have said there, and would have another room than all others for ever.
-        let peers = self.remote.peers().map(ToOwned::to_owned);
+        let peers = self.remote.peers().into_iter().map(|(name, _)| name);
         let peers = peers.filter(|_| vouchers == Vouchers::Peers && self.remote.is_peer(server));
         let mut asked = HashSet::from([server.to_owned(), self.name.clone()]);
         let mut tasks = JoinSet::new();
@@ -258,9 +281,10 @@ impl Keyring {
         server: &ServerName,
         documents: Vec<ServerKeys>,
     ) -> Result<()> {
+        let mut is_asked = false;
         for keys in documents {
             // The server's own signature proves nothing here: whoever makes up a server makes up its keys.
-            if self.has_signed(notary, &keys).await? {
+            if self.has_signed(notary, &keys, &mut is_asked).await? {
                 self.keep(server, &keys, false)?;
             } else {
                 tracing::warn!(%notary, %server, "a notary has not signed what it sent");
@@ -269,7 +293,13 @@ impl Keyring {
         Ok(())
     }
 
-    async fn has_signed(&self, notary: &ServerName, keys: &ServerKeys) -> Result<bool> {
+    /// Whether a notary has signed this. Its own keys are asked for if need be, unless that was done already.
+    async fn has_signed(
+        &self,
+        notary: &ServerName,
+        keys: &ServerKeys,
+        is_asked: &mut bool,
+    ) -> Result<bool> {
         let signatures = keys.document.get("signatures");
         let signatures = signatures
             .and_then(CanonicalJsonValue::as_object)
@@ -282,7 +312,8 @@ impl Keyring {
                 key_id: key_id.clone(),
                 at: Some(self.clock.now_ms()),
             };
-            if self.held(&need)?.is_none() {
+            // It may name any number of keys that it does not publish.
+            if self.held(&need)?.is_none() && !std::mem::replace(is_asked, true) {
                 let _held_or_not = self.ask(notary).await?;
             }
             if let Some(key) = self.held(&need)?
@@ -301,8 +332,12 @@ impl Keyring {
         let valid_until = keys.valid_until.min(now.saturating_add(MAX_VALIDITY_MS));
         let view = self.store.latest();
         let mut rows = Vec::new();
+        let all = SERVER_KEYS.scan(&view, &(server.as_str(),));
+        let held = all.take(MOST_KEYS).count();
+        let mut new = 0;
         for (id, key) in &keys.keys {
             let known = SERVER_KEYS.get(&view, &(server.as_str(), id.as_str()))?;
+            new += usize::from(known.is_none());
             let same = known.filter(|known| known.key == key.key);
             if known.is_some() && same.is_none() {
                 if !is_direct {
@@ -321,6 +356,10 @@ impl Keyring {
                 expired: key.expired,
             };
             rows.push((id, row));
+        }
+        if held + new > MOST_KEYS {
+            tracing::warn!(%server, "a server has had too many keys; no more are kept");
+            return Ok(());
         }
         let known = KEY_DOCUMENTS.get(&view, &(server.as_str(),))?;
         let is_newer = known.is_none_or(|known| is_direct || known.valid_until < keys.valid_until);

@@ -19,7 +19,7 @@ use crate::{
         version,
     },
     remote::{Lan, Remote},
-    store::{self, Store},
+    store::{self, Store, schema::SERVER_KEYS},
 };
 
 const START: u64 = 1_700_000_000_000;
@@ -167,6 +167,37 @@ async fn a_replaced_key_is_kept_with_its_end() {
     node.publish(3, &[], START + HOUR);
     assert_eq!(node.good(3, START).await, (true, true));
     assert_eq!(node.good(2, START).await, (true, true));
+    let mut complaints = Vec::new();
+    node.store.check(|line| complaints.push(line)).unwrap();
+    assert_eq!(complaints, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn nobody_fills_the_disk_with_keys() {
+    let node = Setting::new();
+    node.publish(1, &[], START + HOUR);
+    assert_eq!(node.good(1, START).await, (true, true));
+    for round in 0..12_u64 {
+        let many: Vec<OldKey> = (0..150)
+            .map(|number| OldKey {
+                id: format!("ed25519:old{round}x{number}"),
+                ..old(1, START)
+            })
+            .collect();
+        node.clock.advance(Duration::from_mins(1));
+        node.publish(2, &many, START + 2 * HOUR);
+        let need = Need {
+            server: b(),
+            key_id: format!("ed25519:old{round}x0"),
+            at: None,
+        };
+        node.keyring.obtain(&[need]).await.unwrap();
+    }
+    let view = node.store.latest();
+    let kept = SERVER_KEYS.scan(&view, &("b.example",)).count();
+    assert!((500..=1_000).contains(&kept), "{kept}");
+    // What was known stays so, and the rest fits together.
+    assert_eq!(node.good(1, START).await, (true, true));
     let mut complaints = Vec::new();
     node.store.check(|line| complaints.push(line)).unwrap();
     assert_eq!(complaints, Vec::<String>::new());

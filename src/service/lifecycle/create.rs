@@ -13,7 +13,9 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 
-use super::{Lifecycle, content, is_public, no_identity_server, object, raw_object, read};
+use super::{
+    Lifecycle, aliases::put_alias, content, is_public, no_identity_server, object, raw_object, read,
+};
 use crate::{
     error::{Error, Result},
     protocol::{auth::Denied, version},
@@ -24,7 +26,7 @@ use crate::{
     },
     store::{
         Batch,
-        schema::{ALIASES, AliasRow, PUBLIC_ROOMS, ROOM_ALIASES},
+        schema::{AliasRow, PUBLIC_ROOMS},
     },
 };
 
@@ -129,8 +131,7 @@ impl Lifecycle {
                     room: nid,
                     creator: creator.to_owned(),
                 };
-                ALIASES.put(batch, &(alias.as_str(),), &row);
-                ROOM_ALIASES.put(batch, &(nid, alias.as_str()), &());
+                put_alias(batch, alias, &row);
             }
             if listed {
                 PUBLIC_ROOMS.put(batch, &(nid,), &());
@@ -139,6 +140,7 @@ impl Lifecycle {
         drop(taken);
         drop(room);
         self.settle().await?;
+        self.bring_settings(requester, &id).await?;
         self.invite_afar(creator, &id, &request).await?;
         Ok(id)
     }
@@ -175,14 +177,9 @@ impl Lifecycle {
             return Ok(None);
         };
         let alias = format!("#{localpart}:{}", self.rooms.server_name());
-        if localpart.is_empty()
-            || localpart.contains([':', '\0'])
-            || localpart.contains(char::is_whitespace)
-        {
-            return Err(Error::invalid_param(format!("{alias} can not be an alias")));
-        }
         let alias = RoomAliasId::parse(&alias)
             .map_err(|e| Error::invalid_param(format!("{alias} can not be an alias: {e}")))?;
+        self.check_new_alias(&alias)?;
         if self.resolve_alias(&alias)?.is_some() {
             return Err(alias_in_use(&alias));
         }
@@ -254,12 +251,13 @@ impl Plan<'_> {
                 StateEventType::RoomHistoryVisibility,
                 json!({ "history_visibility": "shared" }),
             ),
-            (
-                StateEventType::RoomGuestAccess,
-                json!({ "guest_access": if is_public { "forbidden" } else { "can_join" } }),
-            ),
         ];
-        for (event_type, value) in defaults {
+        // Where nothing is said guests are kept out.
+        let for_guests = (!is_public).then(|| {
+            let open = json!({ "guest_access": "can_join" });
+            (StateEventType::RoomGuestAccess, open)
+        });
+        for (event_type, value) in defaults.into_iter().chain(for_guests) {
             // What the client sets itself would only overrule this.
             let is_set = |initial: &Initial| {
                 initial.event_type == event_type && initial.state_key.is_empty()

@@ -63,7 +63,7 @@ impl Lifecycle {
         // Who lets somebody in is for the servers to say.
         custom.remove(AUTHORISED_BY);
         let mut always = false;
-        if self.takes_part(room).await? {
+        if self.rooms.takes_part_in(room).await? {
             match self.enter(requester, room, custom.clone(), false).await? {
                 Entry::Done(id) => return Ok(id),
                 Entry::Elsewhere => always = true,
@@ -71,6 +71,7 @@ impl Lifecycle {
         }
         let found = self.join_elsewhere(requester, room, via, custom.clone(), always);
         if let Some(id) = found.await? {
+            self.bring_settings(requester, room).await?;
             return Ok(id);
         }
         match self.enter(requester, room, custom, false).await? {
@@ -86,7 +87,7 @@ impl Lifecycle {
         room: &RoomId,
         mut custom: CanonicalJsonObject,
     ) -> Result<OwnedEventId> {
-        if !self.takes_part(room).await? {
+        if !self.rooms.takes_part_in(room).await? {
             return self.join(requester, room, &[], custom).await;
         }
         self.limits.check(Kind::Join, requester.user_id.as_str())?;
@@ -126,8 +127,7 @@ impl Lifecycle {
         if requester.guest {
             self.check_guest(head)?;
         }
-        let mut content = self.profile(&requester.user_id)?;
-        content.extend(custom);
+        let mut content = self.introduced(&requester.user_id, custom)?;
         match self.rooms.door(head, &requester.user_id, &before)? {
             Door::Ordinary => {}
             Door::By(by) => {
@@ -145,9 +145,13 @@ impl Lifecycle {
             Door::Unknown | Door::NobodyHere => return Err(nobody_here()),
         }
         let target = &*requester.user_id;
-        self.change(guard, requester, target, MembershipState::Join, content)
-            .await
-            .map(Entry::Done)
+        let id = self
+            .change(guard, requester, target, MembershipState::Join, content)
+            .await?;
+        if before != MembershipState::Join {
+            self.bring_settings(requester, room).await?;
+        }
+        Ok(Entry::Done(id))
     }
 
     /// Asks to be let into a room.
@@ -162,12 +166,11 @@ impl Lifecycle {
         custom: CanonicalJsonObject,
     ) -> Result<OwnedEventId> {
         self.limits.check(Kind::Join, requester.user_id.as_str())?;
-        if !self.takes_part(room).await? {
+        if !self.rooms.takes_part_in(room).await? {
             return self.knock_elsewhere(requester, room, via, custom).await;
         }
         let guard = self.rooms.lock(room).await?;
-        let mut content = self.profile(&requester.user_id)?;
-        content.extend(custom);
+        let content = self.introduced(&requester.user_id, custom)?;
         let target = &*requester.user_id;
         self.change(guard, requester, target, MembershipState::Knock, content)
             .await
@@ -223,8 +226,7 @@ impl Lifecycle {
             let pair = (&*requester.user_id, target);
             return Box::pin(self.federation.invite(room, pair, custom)).await;
         }
-        let mut content = self.profile(target)?;
-        content.extend(custom);
+        let content = self.introduced(target, custom)?;
         self.change(guard, requester, target, MembershipState::Invite, content)
             .await
     }
@@ -261,8 +263,7 @@ impl Lifecycle {
         custom: CanonicalJsonObject,
     ) -> Result<OwnedEventId> {
         let guard = self.rooms.lock_for(requester, room).await?;
-        let mut content = self.profile(target)?;
-        content.extend(custom);
+        let content = self.introduced(target, custom)?;
         self.change(guard, requester, target, MembershipState::Ban, content)
             .await
     }
@@ -382,6 +383,17 @@ impl Lifecycle {
         drop(guard);
         self.settle().await?;
         Ok(id)
+    }
+
+    /// The content of a member event: what `custom` does not say is taken from the user's profile.
+    pub(super) fn introduced(
+        &self,
+        user: &UserId,
+        custom: CanonicalJsonObject,
+    ) -> Result<CanonicalJsonObject> {
+        let mut content = self.profile(user)?;
+        content.extend(custom);
+        Ok(content)
     }
 
     pub(super) fn membership(&self, head: &RoomHead, user: UserNid) -> Result<MembershipState> {

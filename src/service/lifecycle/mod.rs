@@ -1,10 +1,14 @@
 //! Use cases that begin, enter, leave and moderate rooms.
 
+mod aliases;
 mod create;
 mod everywhere;
 mod membership;
 mod remote;
 mod send;
+mod spaces;
+mod third_party;
+mod upgrade;
 
 use std::sync::Arc;
 
@@ -17,6 +21,11 @@ use ruma::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, value::RawValue};
 
+use self::spaces::Walks;
+pub use self::{
+    spaces::{Branch, RoomSummary, Tree},
+    third_party::Bound,
+};
 use super::{
     accounts::Accounts,
     federation::Federation,
@@ -36,6 +45,7 @@ pub struct Lifecycle {
     accounts: Arc<Accounts>,
     federation: Federation,
     limits: Limits,
+    walks: Walks,
     /// Held from looking whether an alias is free until it is taken.
     aliases: Mutex<()>,
 }
@@ -55,6 +65,7 @@ impl Lifecycle {
             accounts,
             federation,
             limits,
+            walks: Walks::default(),
             aliases: Mutex::new(()),
         }
     }

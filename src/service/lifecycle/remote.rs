@@ -43,6 +43,26 @@ impl Lifecycle {
         Ok((room, servers))
     }
 
+    /// The same for somebody who only looks around.
+    ///
+    /// # Errors
+    /// As [`room_meant`](Self::room_meant), and 429 when too many do.
+    pub(super) async fn room_looked_for(
+        &self,
+        id_or_alias: &RoomOrAliasId,
+        via: Vec<OwnedServerName>,
+    ) -> Result<(OwnedRoomId, Vec<OwnedServerName>)> {
+        let own = self.rooms.server_name();
+        match <&RoomAliasId>::try_from(id_or_alias) {
+            Ok(alias) if alias.server_name() != own => {
+                let (room, mut servers) = self.federation.look_up_alias(alias).await?;
+                servers.extend(via);
+                Ok((room, servers))
+            }
+            _ => self.room_meant(id_or_alias, via).await,
+        }
+    }
+
     /// What another server is told of an alias of ours: its room, and the servers in it.
     ///
     /// # Errors
@@ -61,15 +81,6 @@ impl Lifecycle {
         Ok((room, servers))
     }
 
-    /// Whether this node is told what happens in a room.
-    pub(super) async fn takes_part(&self, room: &RoomId) -> Result<bool> {
-        match self.rooms.lock(room).await {
-            Ok(mut guard) => Ok(self.rooms.takes_part(guard.head())),
-            Err(error) if error.is_internal() => Err(error),
-            Err(_) => Ok(false),
-        }
-    }
-
     /// Joins by way of the other servers; none when this node has come into the room meanwhile.
     pub(super) async fn join_elsewhere(
         &self,
@@ -79,8 +90,7 @@ impl Lifecycle {
         custom: CanonicalJsonObject,
         always: bool,
     ) -> Result<Option<OwnedEventId>> {
-        let mut content = self.profile(&requester.user_id)?;
-        content.extend(custom);
+        let content = self.introduced(&requester.user_id, custom)?;
         let wish = self.wish(requester, room, via, content)?;
         if requester.guest && !wish.via.is_empty() {
             return Err(Error::guest_access_forbidden(
@@ -98,8 +108,7 @@ impl Lifecycle {
         via: &[OwnedServerName],
         custom: CanonicalJsonObject,
     ) -> Result<OwnedEventId> {
-        let mut content = self.profile(&requester.user_id)?;
-        content.extend(custom);
+        let content = self.introduced(&requester.user_id, custom)?;
         let wish = self.wish(requester, room, via, content)?;
         Box::pin(self.federation.knock(&wish)).await
     }
@@ -125,6 +134,8 @@ impl Lifecycle {
         content: CanonicalJsonObject,
     ) -> Result<Wish<'w>> {
         let mut via = via.to_vec();
+        // To name us is to name nobody.
+        via.retain(|server| server != self.rooms.server_name());
         let may_know = self.rooms.servers_that_may_know(room, requester.nid)?;
         match self.rooms.invited_by(room, requester.nid)? {
             _ if via.is_empty() => via = may_know,

@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedEventId, RoomAliasId, RoomId,
+    CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedEventId, RoomId,
     events::{StateEventType, TimelineEventType},
 };
 
@@ -54,7 +54,7 @@ impl Lifecycle {
     /// Redacts an event.
     ///
     /// # Errors
-    /// 403 when the user may not, 404 when the event is not in the room.
+    /// 403 when the user may not, 404 when the event is not in the room, as far as this node can know.
     pub async fn redact(
         &self,
         requester: &Requester,
@@ -99,8 +99,16 @@ impl Lifecycle {
         if event_type.to_string() == "m.room.redaction" {
             return Err(Error::bad_json("A redaction can not be state"));
         }
+        if event_type == StateEventType::RoomCanonicalAlias && state_key.is_empty() {
+            self.check_remote_aliases(requester, room, &content).await?;
+        }
+        let is_end = event_type == StateEventType::RoomTombstone && state_key.is_empty();
         let event = NewEvent::state(&requester.user_id, event_type, state_key, content);
-        self.send(requester, room, event).await
+        let id = self.send(requester, room, event).await?;
+        if is_end {
+            self.move_all_settings(room).await?;
+        }
+        Ok(id)
     }
 
     async fn send(
@@ -182,14 +190,18 @@ impl Lifecycle {
         if let Some(target) = &event.redacts {
             let view = self.store.latest();
             let found = self.rooms.find_event(&view, target)?;
-            let found = found.filter(|found| found.event.header.room_id == head.id);
-            let found = found.ok_or_else(|| Error::not_found("The event to redact"))?;
-            let kind = &found.event.header.event_type;
-            if found.event.is_state()
-                && matches!(
-                    kind,
-                    TimelineEventType::RoomCreate | TimelineEventType::RoomServerAcl
-                )
+            let is_shared = head.servers.len() > 1;
+            let kind = match &found {
+                Some(found) if found.event.header.room_id == head.id => {
+                    let kind = &found.event.header.event_type;
+                    found.event.is_state().then_some(kind)
+                }
+                // Other servers in the room may have it, and it may still come here.
+                None if is_shared => None,
+                _ => return Err(Error::not_found("The event to redact")),
+            };
+            if let Some(kind @ (TimelineEventType::RoomCreate | TimelineEventType::RoomServerAcl)) =
+                kind
             {
                 return Err(Error::forbidden(format!(
                     "A room can not do without its {kind}"
@@ -202,7 +214,9 @@ impl Lifecycle {
         if event.event_type == TimelineEventType::RoomPowerLevels && event.state_key.is_some() {
             self.check_levels(head, &event.content)?;
         }
-        if event.event_type == TimelineEventType::RoomCanonicalAlias && event.state_key.is_some() {
+        if event.event_type == TimelineEventType::RoomCanonicalAlias
+            && event.state_key.as_deref() == Some("")
+        {
             self.check_aliases(head, &event.content)?;
         }
         Ok(())
@@ -286,42 +300,6 @@ impl Lifecycle {
             .unwrap_or_default();
         let earlier_key = content["m.relates_to"]["key"].as_str();
         Ok(earlier.event.header.event_type == like.event_type && earlier_key == key)
-    }
-
-    /// An alias that a room calls itself by must lead to the room. Others' aliases are for their servers to say.
-    fn check_aliases(&self, head: &RoomHead, content: &CanonicalJsonObject) -> Result<()> {
-        let main = content
-            .get("alias")
-            .filter(|alias| **alias != CanonicalJsonValue::Null);
-        let others = match content.get("alt_aliases") {
-            None => None,
-            Some(CanonicalJsonValue::Array(aliases)) => Some(aliases),
-            Some(_) => return Err(Error::invalid_param("`alt_aliases` must be a list")),
-        };
-        let view = self.store.latest();
-        let before = self
-            .rooms
-            .entry(&view, &head.state, "m.room.canonical_alias", "")?;
-        for alias in main.into_iter().chain(others.into_iter().flatten()) {
-            let text = alias.as_str().unwrap_or_default();
-            let alias = RoomAliasId::parse(text)
-                .map_err(|e| Error::invalid_param(format!("{text:?} is not an alias: {e}")))?;
-            let quoted = format!("\"{alias}\"");
-            if before
-                .as_ref()
-                .is_some_and(|event| event.event.content_json().contains(&quoted))
-            {
-                continue;
-            }
-            if self.resolve_alias(&alias)?.as_ref() != Some(&head.id) {
-                return Err(Error::api(
-                    StatusCode::BAD_REQUEST,
-                    "M_BAD_ALIAS",
-                    format!("{alias} does not lead to this room"),
-                ));
-            }
-        }
-        Ok(())
     }
 }
 

@@ -266,6 +266,9 @@ impl<'r> Run<'r> {
         };
         let mut context = self.rooms.context_of(&self.view, &event)?;
         context.redacted = self.redacted(&event)?;
+        if context.redacted.is_none() {
+            context.awaited.extend(event.header.redacts.clone());
+        }
 
         let id = header.id.clone();
         if let Some(delta) = &state {

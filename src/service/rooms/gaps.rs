@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeSet, BinaryHeap, HashMap, HashSet},
+    ops::Bound,
     sync::Arc,
 };
 
@@ -27,7 +28,7 @@ use crate::{
     },
     store::{
         View,
-        schema::{AUTH_EDGES, GAPS, GapRow, ROOM_HEADS},
+        schema::{AUTH_EDGES, GAPS, GapRow, ROOM_HEADS, TIMELINE},
     },
 };
 
@@ -147,22 +148,24 @@ impl Rooms {
     /// Gives places to events whose state is known, oldest first.
     fn place(&self, head: &mut RoomHead, gap: Gap, events: Vec<Arc<Stored>>) -> Result<Filled> {
         let view = self.store.latest();
-        let mut missing: BTreeSet<OwnedEventId> = gap.row.missing.iter().cloned().collect();
-        for stored in &events {
-            missing.extend(stored.event.prev_events().cloned());
-        }
-        for stored in &events {
-            missing.remove(&stored.event.header.id);
-        }
-        let mut rest = Vec::new();
-        for id in missing {
-            let found = self.find_event(&view, &id)?;
-            // What was rejected has no place, but it is no gap.
-            if !found.is_some_and(|stored| stored.has_state()) {
-                rest.push(id);
-            }
-        }
-        rest.truncate(MAX_MISSING);
+        // What is older than that on which the gap stands belongs into the gap under it, even if something newer follows it.
+        let lower = gap_below(&view, head.nid, gap.row.floor)?;
+        let horizon = match &lower {
+            Some(_) => self.depth_under(&view, head.nid, gap.row.floor)?,
+            None => None,
+        };
+        let is_older = |stored: &Arc<Stored>| Some(stored.event.header.depth) < horizon;
+        let (older, events): (Vec<_>, Vec<_>) = events.into_iter().partition(is_older);
+        let left = self.ends(&view, &gap.row.missing, &events)?;
+        let older: Vec<OwnedEventId> = older
+            .iter()
+            .map(|stored| stored.event.header.id.clone())
+            .collect();
+        let (sunken, rest) = left.into_iter().partition(|id| older.contains(id));
+        let lower = lower.map(|mut lower| {
+            lower.row.missing = merged(lower.row.missing, sunken);
+            lower
+        });
 
         let room_left = gap.row.next.saturating_sub(gap.row.floor);
         let mut shown: Vec<_> = events
@@ -271,6 +274,9 @@ impl Rooms {
                 Some(gap) => GAPS.put(batch, &(next.nid, gap.below), &gap.row),
                 None => GAPS.delete(batch, &(next.nid, gap.below)),
             }
+            if let Some(lower) = &lower {
+                GAPS.put(batch, &(next.nid, lower.below), &lower.row);
+            }
             ROOM_HEADS.put(batch, &(next.nid,), &next.row);
             Ok(changed)
         })?;
@@ -283,6 +289,55 @@ impl Rooms {
             position,
         })
     }
+
+    /// What is still missing once these events have their place: of what was missing, and of what they follow.
+    fn ends(
+        &self,
+        view: &View,
+        missing: &[OwnedEventId],
+        events: &[Arc<Stored>],
+    ) -> Result<Vec<OwnedEventId>> {
+        let prev = events.iter().flat_map(|stored| stored.event.prev_events());
+        let mut missing: BTreeSet<&OwnedEventId> = missing.iter().chain(prev).collect();
+        for stored in events {
+            missing.remove(&stored.event.header.id);
+        }
+        let mut left = Vec::new();
+        for id in missing {
+            // What was not accepted has no place, but it is no gap.
+            let is_missing = self.find_event(view, id)?.is_none_or(|stored| {
+                let flags = stored.event.header.flags;
+                let is_accepted = !flags.rejected && !flags.soft_failed;
+                !stored.has_state() || (is_accepted && stored.facts.order.is_none())
+            });
+            if is_missing {
+                left.push(id.clone());
+            }
+        }
+        left.truncate(MAX_MISSING);
+        Ok(left)
+    }
+
+    /// How deep in the room's graph the newest event lies that is at or below a place.
+    fn depth_under(&self, view: &View, room: RoomNid, place: i64) -> Result<Option<u64>> {
+        let bounds = (Bound::Unbounded, Bound::Included((room, place)));
+        let Some(row) = TIMELINE.range_back(view, &(room,), bounds).next() else {
+            return Ok(None);
+        };
+        let (_, (event,)) = row?;
+        Ok(Some(self.event(view, event)?.event.header.depth))
+    }
+}
+
+/// The ends of two gaps that become one.
+fn merged(mut ends: Vec<OwnedEventId>, more: Vec<OwnedEventId>) -> Vec<OwnedEventId> {
+    for id in more {
+        if !ends.contains(&id) {
+            ends.push(id);
+        }
+    }
+    ends.truncate(MAX_MISSING);
+    ends
 }
 
 /// The newest gap that lies at or below a place.

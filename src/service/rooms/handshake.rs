@@ -56,6 +56,18 @@ impl Rooms {
         Ok(guard)
     }
 
+    /// Whether this node is told what happens in a room.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn takes_part_in(&self, room: &RoomId) -> Result<bool> {
+        match self.lock(room).await {
+            Ok(mut guard) => Ok(self.takes_part(guard.head())),
+            Err(error) if error.is_internal() => Err(error),
+            Err(_) => Ok(false),
+        }
+    }
+
     /// The event by which a membership would change now, signed by us and checked, but not written.
     ///
     /// # Errors

@@ -33,7 +33,8 @@ use crate::{
 pub enum Before<'a> {
     /// From the events that it follows, all of which must be here.
     Previous,
-    /// It was told by another server, and consists of these events, all of which must be here.
+    /// It was told by another server, and consists of these events, all of which must be here. Where some of the events
+    /// that it follows are here, the state after these counts as well.
     Given(&'a [OwnedEventId]),
 }
 

@@ -1,6 +1,8 @@
 //! Rooms and their events: the only place that writes them.
 
 mod append;
+mod by_time;
+mod directory;
 mod enter;
 mod gaps;
 mod handshake;
@@ -14,6 +16,7 @@ mod restricted;
 mod serve;
 mod servers;
 mod state;
+mod summary;
 #[cfg(test)]
 pub(crate) mod testing;
 mod timeline;
@@ -26,6 +29,8 @@ use ruma::{OwnedServerName, RoomVersionId, ServerName};
 
 pub use self::{
     append::{NewEvent, Run, Transaction},
+    by_time::{AtTime, When},
+    directory::{Listed, Listing},
     enter::Entered,
     gaps::{Filled, Gap, connected},
     handshake::Told,
@@ -36,11 +41,12 @@ pub use self::{
     restricted::Door,
     serve::{Guest, MAX_BACKFILL, MAX_MISSING_EVENTS, StateBefore},
     state::Members,
+    summary::{Child, Stranger, Summary},
     timeline::{MAX_PAGE, Page, Slice},
     unplaced::Unplaced,
     visibility::{Reach, Seen, Sight},
 };
-use self::{head::Heads, read::Events, resolution::Resolutions, serve::Acls};
+use self::{directory::Directory, head::Heads, read::Events, resolution::Resolutions, serve::Acls};
 use super::keyring::Keyring;
 use crate::{
     clock::{Clock, Entropy},
@@ -60,6 +66,7 @@ pub struct Rooms {
     events: Events,
     resolutions: Resolutions,
     acls: Acls,
+    directory: Directory,
     default_version: RoomVersionId,
     server_name: OwnedServerName,
     server: ServerNid,
@@ -80,6 +87,7 @@ impl Rooms {
             default_version: config.server.default_room_version.clone(),
             resolutions: Resolutions::default(),
             acls: Acls::default(),
+            directory: Directory::default(),
             server_name: keyring.name().to_owned(),
             server: store.server_nid(keyring.name())?,
             store,

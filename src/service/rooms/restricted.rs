@@ -16,8 +16,8 @@ const MAX_ASKED: usize = 1000;
 const MAX_ALLOWED: usize = 1000;
 
 #[derive(Deserialize)]
-struct JoinRules {
-    join_rule: String,
+pub(super) struct JoinRules {
+    pub(super) join_rule: String,
     #[serde(default)]
     allow: Vec<Allow>,
 }
@@ -27,6 +27,21 @@ struct Allow {
     #[serde(rename = "type")]
     kind: String,
     room_id: Option<OwnedRoomId>,
+}
+
+impl JoinRules {
+    /// The rooms whose members are let in, if the rule is one that asks for them.
+    pub(super) fn allowed_rooms(&self) -> Option<Vec<OwnedRoomId>> {
+        if !matches!(&*self.join_rule, "restricted" | "knock_restricted") {
+            return None;
+        }
+        let memberships = self
+            .allow
+            .iter()
+            .filter(|allow| allow.kind == "m.room_membership");
+        let rooms = memberships.filter_map(|allow| allow.room_id.clone());
+        Some(rooms.take(MAX_ALLOWED).collect())
+    }
 }
 
 /// How somebody gets into a room, as far as being a member of other rooms matters.

@@ -66,8 +66,8 @@ impl Default for Acls {
 
 /// What one other server may have of one room. What was looked up once is kept, so use it for a whole answer.
 pub struct Guest<'r> {
-    rooms: &'r Rooms,
-    view: &'r View,
+    pub(super) rooms: &'r Rooms,
+    pub(super) view: &'r View,
     /// The room.
     pub room: RoomNid,
     server: OwnedServerName,

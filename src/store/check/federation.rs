@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ruma::events::room::member::MembershipState;
+use ruma::{ServerName, events::room::member::MembershipState};
 use serde::de::IgnoredAny;
 
 use super::{Check, Complaint};
@@ -12,8 +12,8 @@ use crate::{
         Result,
         schema::{
             CURRENT_STATE, DESTINATIONS, EVENTS, EXTRA_TARGETS, GAPS, INBOX, LEFT_SERVERS,
-            LOCAL_EVENTS, ROOM_HEADS, ROOM_IDS, ROOM_MEMBERS, ROOM_SERVERS, SERVER_NAMES,
-            SERVER_ROOMS, STRIPPED, TIMELINE, USER_IDS, WAITING,
+            LOCAL_EVENTS, PEER_INVITATIONS, PEERS, ROOM_HEADS, ROOM_IDS, ROOM_MEMBERS,
+            ROOM_SERVERS, SERVER_NAMES, SERVER_ROOMS, STRIPPED, TIMELINE, USER_IDS, WAITING,
         },
     },
 };
@@ -24,6 +24,7 @@ impl Check<'_> {
         self.outgoing(say)?;
         self.destinations(say)?;
         self.left(say)?;
+        self.peers(say)?;
         self.gaps(say)?;
         self.hidden(say)?;
         self.inbox(say)?;
@@ -150,6 +151,22 @@ impl Check<'_> {
             }
             if !SERVER_NAMES.contains(&self.view, &(server,))? {
                 say(format!("server {server} was told, but has no name"));
+            }
+            Ok(())
+        })
+    }
+
+    /// Peers have names of servers, and whoever has used a code became one.
+    fn peers(&self, say: &mut dyn FnMut(Complaint)) -> Result<()> {
+        self.rows(&PEERS, say, |say, (name,), _| {
+            if ServerName::parse(name.as_str()).is_err() {
+                say(format!("the peer {name} has no name of a server"));
+            }
+            Ok(())
+        })?;
+        self.rows(&PEER_INVITATIONS, say, |say, _, row| {
+            if row.expires == 0 {
+                say("a code for pairing never was good".to_owned());
             }
             Ok(())
         })

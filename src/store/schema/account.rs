@@ -87,6 +87,17 @@ pub struct LoginTokenRow {
 
 impl Record for LoginTokenRow {}
 
+/// What an OpenID token stands for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct OpenIdTokenRow {
+    /// The account.
+    pub user: UserNid,
+    /// When the token expires, in milliseconds since the epoch.
+    pub expires_ts: u64,
+}
+
+impl Record for OpenIdTokenRow {}
+
 /// A token that allows to register.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RegistrationTokenRow {

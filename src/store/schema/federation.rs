@@ -1,10 +1,13 @@
 //! Rows about other servers.
 
-use ruma::OwnedEventId;
+use ruma::{OwnedEventId, OwnedServerName};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    protocol::ids::{Position, ServerNid},
+    protocol::{
+        ids::{Position, ServerNid},
+        pairing::Voucher,
+    },
     store::codec::Record,
 };
 
@@ -68,3 +71,27 @@ pub struct InboxRow {
 }
 
 impl Record for InboxRow {}
+
+/// A server with which this node was paired.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerRow {
+    /// Where it is.
+    pub address: OwnedServerName,
+    /// How its certificate is judged.
+    pub voucher: Voucher,
+    /// When it became a peer, in milliseconds since the epoch.
+    pub since: u64,
+}
+
+impl Record for PeerRow {}
+
+/// A code for pairing that was made here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerInvitationRow {
+    /// Until when it may be used, in milliseconds since the epoch.
+    pub expires: u64,
+    /// Who has used it. The same server may do so again, as it may not have got the answer.
+    pub used_by: Option<OwnedServerName>,
+}
+
+impl Record for PeerInvitationRow {}

@@ -1,11 +1,12 @@
 //! The side of the server outside: several servers are asked in turn for a template, which is filled in and signed.
 //! Knocking and leaving need no more than that; entering is in `join`.
 
-use std::time::Duration;
+use std::{fmt::Write as _, time::Duration};
 
+use http::{Method, StatusCode};
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId,
-    OwnedServerName, RoomAliasId, RoomVersionId, ServerName, UInt,
+    CanonicalJsonObject, CanonicalJsonValue, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId,
+    OwnedRoomId, OwnedServerName, RoomAliasId, RoomId, RoomVersionId, ServerName, UInt,
     api::federation::{
         membership::{
             create_knock_event, create_leave_event, prepare_join_event, prepare_knock_event,
@@ -16,6 +17,7 @@ use ruma::{
     events::{StateEventType, room::member::MembershipState},
     room_version_rules::RoomVersionRules,
 };
+use serde::de::{DeserializeOwned, IgnoredAny as Ignored};
 use serde_json::value::RawValue;
 
 use super::{Federation, Wish, rules_of};
@@ -28,7 +30,7 @@ use crate::{
         template::{self, Draft},
         version,
     },
-    remote::{Kind, Limits},
+    remote::{self, Kind, Limits},
     service::rooms::RoomGuard,
 };
 
@@ -60,16 +62,45 @@ impl Filled {
     }
 
     /// The event as it is sent.
+    pub(super) fn text(&self) -> String {
+        integrity::canonical(&self.object)
+    }
+
+    /// The same for a request that is typed.
     pub(super) fn raw(&self) -> Result<Box<RawValue>> {
-        RawValue::from_string(integrity::canonical(&self.object))
-            .map_err(|e| Error::Internal(e.to_string()))
+        RawValue::from_string(self.text()).map_err(|e| Error::Internal(e.to_string()))
     }
 }
 
 /// An answer that can not be used, as the failure of the server that gave it.
-pub(super) fn nonsense(server: &ServerName, problem: impl ToString) -> Error {
+pub(in crate::service::federation) fn nonsense(
+    server: &ServerName,
+    problem: impl ToString,
+) -> Error {
     let kind = Kind::BadAnswer(problem.to_string());
     Error::Remote(kind.of(server))
+}
+
+/// Whether a server does not know an endpoint, perhaps because it knows only the first version of it.
+pub(super) fn knows_only_v1(error: &remote::Error) -> bool {
+    error.refusal().is_some_and(|(status, code)| match status {
+        StatusCode::NOT_FOUND => code == "M_UNRECOGNIZED" || code.is_empty(),
+        StatusCode::BAD_REQUEST | StatusCode::METHOD_NOT_ALLOWED => code == "M_UNRECOGNIZED",
+        _ => false,
+    })
+}
+
+/// Percent-encodes a part of a path.
+pub(in crate::service::federation) fn encoded(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() * 3);
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            let _never_fails = write!(out, "%{byte:02X}");
+        }
+    }
+    out
 }
 
 /// How much an error tells whoever asked: what a server says about the room is worth more than that another one is
@@ -244,8 +275,37 @@ impl Federation {
             filled.id().clone(),
             filled.raw()?,
         );
-        self.0.remote.send_within(server, request, QUESTION).await?;
+        match self.0.remote.send_within(server, request, QUESTION).await {
+            Ok(_) => {}
+            Err(error) if knows_only_v1(&error) => {
+                let (of, body) = ((wish.room, &**filled.id()), filled.text());
+                let put = self.put_as_v1::<Ignored>(server, "send_leave", of, body, QUESTION);
+                put.await?;
+            }
+            Err(error) => return Err(error.into()),
+        }
         Ok((filled.pdu, filled.version))
+    }
+
+    /// Puts an event to the first version of an endpoint, whose answer stands in a list behind a status.
+    pub(super) async fn put_as_v1<T: DeserializeOwned>(
+        &self,
+        server: &ServerName,
+        endpoint: &str,
+        (room, id): (&RoomId, &EventId),
+        body: String,
+        limits: Limits,
+    ) -> Result<T> {
+        let (room, id) = (encoded(room.as_str()), encoded(id.as_str()));
+        let uri = format!("/_matrix/federation/v1/{endpoint}/{room}/{id}");
+        let (method, body) = (Method::PUT, body.into_bytes());
+        let put = self
+            .0
+            .remote
+            .send_signed(server, method, &uri, body, limits);
+        let answer: (u16, T) =
+            serde_json::from_slice(put.await?.body()).map_err(|bad| nonsense(server, bad))?;
+        Ok(answer.1)
     }
 
     /// A leave that nobody but its user will ever see.

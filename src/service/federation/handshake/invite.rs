@@ -1,7 +1,7 @@
 //! Invites across servers: the server of whoever is invited signs the event before the room hears of it. See "Inviting
 //! to a room" in the server-server API.
 
-use std::{fmt::Write as _, time::Duration};
+use std::time::Duration;
 
 use http::StatusCode;
 use ruma::{
@@ -13,7 +13,11 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Expected, Federation, ask::nonsense, malformed, read_member, rules_of, wanted};
+use super::{
+    Expected, Federation,
+    ask::{knows_only_v1, nonsense},
+    malformed, read_member, rules_of, wanted,
+};
 use crate::{
     error::{Error, Result},
     protocol::{
@@ -121,12 +125,7 @@ impl Federation {
         invite: Invite,
     ) -> Result<String> {
         let rules = rules_of(&invite.room_version)?;
-        let expected = Expected {
-            origin,
-            room,
-            id,
-            membership: MembershipState::Invite,
-        };
+        let expected = Expected::of(origin, (room, id), MembershipState::Invite);
         let received = read_member(invite.event.get(), rules, &expected)?;
         let target = received.event().header.state_key.clone();
         let target = target.and_then(|target| UserId::parse(target).ok());
@@ -330,9 +329,10 @@ impl Federation {
         let answer = match answer {
             Err(error)
                 if is_old
-                    && error.refusal().is_some_and(|(status, _)| {
-                        matches!(status, StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND)
-                    }) =>
+                    && (knows_only_v1(&error)
+                        || error.refusal().is_some_and(|(status, _)| {
+                            matches!(status, StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND)
+                        })) =>
             {
                 self.ask_old_server(server, event, &told).await?
             }
@@ -356,33 +356,10 @@ impl Federation {
         body.push_str(",\"unsigned\":{\"invite_room_state\":[");
         body.push_str(&told.join(","));
         body.push_str("]}}");
-        let uri = format!(
-            "/_matrix/federation/v1/invite/{}/{}",
-            encoded(header.room_id.as_str()),
-            encoded(header.id.as_str())
-        );
-        let answer = self
-            .0
-            .remote
-            .send_signed(server, http::Method::PUT, &uri, body.into_bytes(), QUESTION)
-            .await?;
-        let answer: (u16, Signed) =
-            serde_json::from_slice(answer.body()).map_err(|bad| nonsense(server, bad))?;
-        Ok(answer.1.event)
+        let of = (&*header.room_id, &*header.id);
+        let asked = self.put_as_v1::<Signed>(server, "invite", of, body, QUESTION);
+        Ok(asked.await?.event)
     }
-}
-
-/// Percent-encodes a part of a path.
-fn encoded(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() * 3);
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            let _never_fails = write!(out, "%{byte:02X}");
-        }
-    }
-    out
 }
 
 /// Takes over what a server has signed an event with.

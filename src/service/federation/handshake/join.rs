@@ -3,19 +3,21 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    sync::Arc,
     time::Duration,
 };
 
 use ruma::{
-    OwnedEventId, ServerName, api::federation::membership::create_join_event,
-    events::room::member::MembershipState,
+    OwnedEventId, RoomId, ServerName, api::federation::membership::create_join_event,
+    events::room::member::MembershipState, state_res::Event as _,
 };
 
 use tokio::time::timeout;
 
 use super::{
+    super::search::Search,
     Federation, Wish,
-    ask::{Filled, nonsense},
+    ask::{Filled, knows_only_v1, nonsense},
     wanted,
 };
 use crate::{
@@ -55,7 +57,7 @@ impl Federation {
         if let Some(id) = self.is_in(wish).await? {
             return Ok(Some(id));
         }
-        if !always && self.is_entered(wish).await? {
+        if !always && self.0.rooms.takes_part_in(wish.room).await? {
             return Ok(None);
         }
         let mut asking = self.asking(wish);
@@ -87,14 +89,6 @@ impl Federation {
         Ok(event.map(|event| event.event.header.id.clone()))
     }
 
-    async fn is_entered(&self, wish: &Wish<'_>) -> Result<bool> {
-        match self.0.rooms.lock(wish.room).await {
-            Ok(mut guard) => Ok(self.0.rooms.takes_part(guard.head())),
-            Err(error) if error.is_internal() => Err(error),
-            Err(_) => Ok(false),
-        }
-    }
-
     async fn join_by(&self, server: &ServerName, wish: &Wish<'_>) -> Result<OwnedEventId> {
         let filled = self.join_template(server, wish).await?;
         let entrances = self.0.handshakes.entrances.acquire();
@@ -106,12 +100,15 @@ impl Federation {
             filled.id().clone(),
             filled.raw()?,
         );
-        let answer = self
-            .0
-            .remote
-            .send_within(server, request, ENTRANCE)
-            .await?
-            .room_state;
+        let answer = match self.0.remote.send_within(server, request, ENTRANCE).await {
+            Ok(answer) => answer.room_state,
+            Err(error) if knows_only_v1(&error) => {
+                let (of, body) = ((wish.room, &**filled.id()), filled.text());
+                self.put_as_v1(server, "send_join", of, body, ENTRANCE)
+                    .await?
+            }
+            Err(error) => return Err(error.into()),
+        };
         let join = self.final_join(server, &filled, answer.event).await?;
         let position = self
             .take_in(server, &filled, &join, (answer.state, answer.auth_chain))
@@ -196,6 +193,7 @@ impl Federation {
 
         let rooms = self.0.rooms.clone();
         let room = &join.event.header.room_id;
+        pdus.extend(self.untold(server, filled, room, &pdus).await?);
         let mut guard = rooms.lock_or_make(room, &filled.version).await?;
         if guard.head().row.version != filled.version {
             return Err(nonsense(server, "the room is of another version"));
@@ -246,6 +244,30 @@ impl Federation {
             // The server has accepted the join and says that the room does not allow it.
             Err(error) => Err(nonsense(server, error)),
         }
+    }
+}
+
+impl Federation {
+    /// Gets what authorises the events of a room's state and was not told with it, for as long as it is little.
+    async fn untold(
+        &self,
+        server: &ServerName,
+        filled: &Filled,
+        room: &RoomId,
+        told: &[Pdu],
+    ) -> Result<Vec<Pdu>> {
+        let known: HashSet<_> = told.iter().map(|pdu| &pdu.event.header.id).collect();
+        let cited = told.iter().flat_map(|pdu| pdu.event.auth_events());
+        let missing: HashSet<_> = cited.filter(|id| !known.contains(id)).cloned().collect();
+        if missing.is_empty() {
+            return Ok(Vec::new());
+        }
+        let nid = self.0.store.room_nid(room)?;
+        let servers = vec![server.to_owned()];
+        let search = Arc::new(Search::only((nid, room.to_owned()), filled.rules, servers));
+        let missing = missing.into_iter().collect();
+        let (found, _) = Box::pin(self.fetch_upwards(&search, missing)).await?;
+        Ok(found)
     }
 }
 

@@ -4,8 +4,8 @@
 //! side checks it as any event, writes it, and from then on has to tell the others in the room. No lock of a room is
 //! held while somebody else is waited for: what was checked before is checked again when it is written.
 
-mod ask;
-mod invite;
+pub(super) mod ask;
+pub(super) mod invite;
 mod join;
 mod resident;
 mod stripped;
@@ -98,6 +98,21 @@ struct Expected<'e> {
     room: &'e RoomId,
     id: &'e EventId,
     membership: MembershipState,
+}
+
+impl<'e> Expected<'e> {
+    fn of(
+        origin: &'e ServerName,
+        (room, id): (&'e RoomId, &'e EventId),
+        membership: MembershipState,
+    ) -> Self {
+        Self {
+            origin,
+            room,
+            id,
+            membership,
+        }
+    }
 }
 
 impl Federation {

@@ -10,7 +10,9 @@ use ruma::{
     room_version_rules::RoomVersionRules,
 };
 
-use super::{Expected, Federation, malformed, read_member, rules_of, wanted};
+use super::{
+    super::serve::push_events, Expected, Federation, malformed, read_member, rules_of, wanted,
+};
 use crate::{
     error::{Error, Result},
     protocol::{
@@ -23,14 +25,10 @@ use crate::{
         limits::Kind,
         rooms::{Before, Door, Outcome, RoomHead, Told},
     },
-    store::View,
 };
 
 /// The member of a content that says who has let somebody in.
 const AUTHORISED_BY: &str = "join_authorised_via_users_server";
-
-/// How many events are read at once for an answer.
-const CHUNK: usize = 1000;
 
 impl Federation {
     /// A template of a member event by which a user of another server joins, knocks or leaves. `versions` are those
@@ -92,13 +90,7 @@ impl Federation {
         text: &str,
         omit_members: bool,
     ) -> Result<String> {
-        let membership = MembershipState::Join;
-        let expected = Expected {
-            origin,
-            room,
-            id,
-            membership,
-        };
+        let expected = Expected::of(origin, (room, id), MembershipState::Join);
         let pdu = self.take(&expected, text).await?;
         let permit = self.0.handshakes.answers.acquire().await;
         let _permit = permit.map_err(|e| Error::Internal(e.to_string()))?;
@@ -122,13 +114,7 @@ impl Federation {
         (room, id): (&RoomId, &EventId),
         text: &str,
     ) -> Result<()> {
-        let membership = MembershipState::Leave;
-        let expected = Expected {
-            origin,
-            room,
-            id,
-            membership,
-        };
+        let expected = Expected::of(origin, (room, id), MembershipState::Leave);
         self.take(&expected, text).await.map(drop)
     }
 
@@ -142,13 +128,7 @@ impl Federation {
         (room, id): (&RoomId, &EventId),
         text: &str,
     ) -> Result<String> {
-        let membership = MembershipState::Knock;
-        let expected = Expected {
-            origin,
-            room,
-            id,
-            membership,
-        };
+        let expected = Expected::of(origin, (room, id), MembershipState::Knock);
         let pdu = self.take(&expected, text).await?;
         let rooms = &self.0.rooms;
         let mut guard = rooms.lock_as_resident(room, origin).await?;
@@ -284,9 +264,9 @@ impl Federation {
             let told: HashSet<EventNid> = state.iter().copied().collect();
             auth_chain.retain(|nid| !told.contains(nid));
         }
-        let mut out = "{\"auth_chain\":[".to_owned();
-        self.push_events(&view, &mut out, &auth_chain)?;
-        out.push_str("],\"event\":");
+        let mut out = "{\"auth_chain\":".to_owned();
+        push_events(&mut out, rooms, &view, &auth_chain)?;
+        out.push_str(",\"event\":");
         out.push_str(&federation(&join.event));
         out.push_str(",\"members_omitted\":false,\"origin\":");
         push_string(&mut out, self.0.keyring.name().as_str());
@@ -301,23 +281,9 @@ impl Federation {
             }
             push_string(&mut out, server.as_str());
         }
-        out.push_str("],\"state\":[");
-        self.push_events(&view, &mut out, &state)?;
-        out.push_str("]}");
+        out.push_str("],\"state\":");
+        push_events(&mut out, rooms, &view, &state)?;
+        out.push('}');
         Ok(out)
-    }
-
-    fn push_events(&self, view: &View, out: &mut String, nids: &[EventNid]) -> Result<()> {
-        let mut is_first = true;
-        for some in nids.chunks(CHUNK) {
-            for stored in self.0.rooms.events(view, some)? {
-                if !is_first {
-                    out.push(',');
-                }
-                is_first = false;
-                out.push_str(&federation(&stored.event));
-            }
-        }
-        Ok(())
     }
 }

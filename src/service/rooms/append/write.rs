@@ -176,6 +176,9 @@ pub(in crate::service::rooms) fn put_redacted(
     by: EventNid,
     redacted: Redacted,
 ) -> Stored {
+    if redacted.target.event.is_state() {
+        batch.note_changed(head.nid);
+    }
     let mut facts = redacted.target.facts.clone();
     facts.redacted_by = Some(by);
     if let (Some((parent, kind)), Some(order)) = (redacted.relation, facts.order) {

@@ -11,7 +11,7 @@ use crate::{
     service::{
         Requester,
         rooms::{
-            Page, RoomHead,
+            Before, Page, RoomHead,
             testing::{Node, world::World},
         },
     },
@@ -287,4 +287,53 @@ async fn a_gap_in_the_middle_is_filled() {
             "member"
         ]]
     );
+}
+
+#[tokio::test]
+async fn what_is_older_than_the_join_is_read_below_it_though_something_newer_follows_it() {
+    let mut world = World::new(&RoomVersionId::V11, ALICE);
+    world.join(BOB);
+    let mut old = Vec::new();
+    for n in 0..4 {
+        let ends = world.ends();
+        old.push(world.say(&ends, BOB, &format!("old {n}")));
+    }
+    let beside = world.say(&[old[1]], BOB, "beside");
+    let content = json!({ "membership": "join" });
+    let join = world.add(&[old[3]], LOCAL, "m.room.member", Some(LOCAL), content);
+    let new = world.say(&[join, beside], BOB, "new");
+    let node = Node::new();
+    let user = node.user("local");
+    let rooms = &node.services.rooms;
+    let mut guard = rooms.lock_or_make(&world.id, &world.version).await.unwrap();
+    let head = guard.head();
+    node.enter(head, &world, join);
+    let told = state(&world, new);
+    let pdu = &world.events[new].pdu;
+    rooms
+        .receive(head, pdu, Before::Given(&told), |_| {})
+        .unwrap();
+    assert_eq!(gaps(&node, head).len(), 2);
+    let upper = gaps(&node, head).pop().unwrap();
+    let all: Vec<usize> = (0..join).collect();
+    let Filled::Done { placed, rest, .. } = fill(&node, head, &world, upper.below, &all) else {
+        panic!("it is done");
+    };
+    assert_eq!((placed, rest), (0, None));
+    let lower = gaps(&node, head).pop().unwrap();
+    assert!(lower.row.missing.contains(world.events[beside].id()));
+    fill(&node, head, &world, lower.below, &all);
+    assert_eq!(gaps(&node, head), []);
+    node.check();
+    let pages = all_pages(&node, &user, &world).concat();
+    assert_eq!(pages[..3], ["new", "member", "old 3"]);
+    assert_eq!(pages.len(), world.events.len());
+    let mut once = pages.clone();
+    once.sort();
+    once.dedup();
+    assert_eq!(
+        once.iter().filter(|body| body.starts_with("old")).count(),
+        4
+    );
+    assert_eq!(pages.iter().filter(|body| *body == "beside").count(), 1);
 }

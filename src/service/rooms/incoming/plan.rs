@@ -205,7 +205,11 @@ impl Rooms {
                 (Step::Done(verdict), _) => break verdict,
                 (Step::Need(Need::StateBefore | Need::PrevEvents(_)), Before::Given(ids)) => {
                     match self.given(&view, head, ids)? {
-                        Ok(given) => ground = Some(given),
+                        Ok(given) => {
+                            let known = prev.iter().filter(|id| has_state(id));
+                            let known = known.filter_map(|id| around.find(id)).collect();
+                            ground = Some(self.agreed(&view, head, given, known)?);
+                        }
                         Err(missing) => return Ok(Planned::Needs(Need::PrevEvents(missing))),
                     }
                 }
@@ -325,6 +329,27 @@ impl Rooms {
         }
         self.on_top_of(head.row.chain.clone(), &head.state, state)
             .map(Ok)
+    }
+
+    /// A state that was told, brought together with that after what is known of what the event follows: so nobody can
+    /// undo what is known here by not telling of it.
+    fn agreed(
+        &self,
+        view: &View,
+        head: &RoomHead,
+        given: Ground,
+        known: Vec<Arc<Stored>>,
+    ) -> Result<Ground> {
+        if known.is_empty() {
+            return Ok(given);
+        }
+        let ours = self.ground(view, head, known)?;
+        if is_same(&ours.state, &given.state) {
+            return Ok(ours);
+        }
+        let states = [ours.state, given.state];
+        let state = self.resolve_states(view, head.rules, &states)?;
+        self.on_top_of(head.row.chain.clone(), &head.state, state)
     }
 
     /// A state as another server told it, as far as its events are here; none of them may be rejected or of another room.
