@@ -5,10 +5,10 @@ use ruma::{OwnedServerName, ServerName, events::room::member::MembershipState};
 use super::{Rooms, append::Member};
 use crate::{
     error::Result,
-    protocol::ids::{Position, RoomNid, ServerNid},
+    protocol::ids::{EventNid, Position, RoomNid, ServerNid},
     store::{
         Batch, View,
-        schema::{LEFT_SERVERS, ROOM_SERVERS, SERVER_ROOMS, ServerRow},
+        schema::{EVENTS, LEFT_SERVERS, ROOM_SERVERS, SERVER_ROOMS, ServerRow},
     },
 };
 
@@ -132,18 +132,25 @@ impl Rooms {
         Ok(false)
     }
 
-    /// When a server has left a room of which it may not have been told everything yet that was said before.
+    /// When a server was put out of a room of which it may not have been told everything yet that was said before. Who has
+    /// left by itself knows that.
     pub(super) fn left_at(
         &self,
         view: &View,
         room: RoomNid,
         server: &ServerName,
     ) -> Result<Option<Position>> {
-        let Some(server) = self.store.find_server(server)? else {
+        let Some(nid) = self.store.find_server(server)? else {
             return Ok(None);
         };
-        let last = LEFT_SERVERS.last(view, &(server, room))?;
-        Ok(last.map(|(_, (until,))| until))
+        let Some((_, (until,))) = LEFT_SERVERS.last(view, &(nid, room))? else {
+            return Ok(None);
+        };
+        let last = EventNid(until.0);
+        // What was known before it had its place has another number; nobody leaves by such an event but through others.
+        let has_gone = EVENTS.contains(view, &(last,))?
+            && self.event(view, last)?.event.header.sender.server_name() == server;
+        Ok((!has_gone).then_some(until))
     }
 
     /// The rooms in which a server has joined users.
