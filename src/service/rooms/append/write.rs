@@ -19,8 +19,8 @@ use crate::{
         notify::Kinds,
         schema::{
             AUTH_EDGES, CURRENT_STATE, EVENT_NIDS, EVENTS, EXTRA_TARGETS, EventList, EventRow,
-            ExtraRow, Facts, LOCAL_EVENTS, MemberRow, RELATIONS, ROOM_MEMBERS, RelationRow,
-            TIMELINE, TRANSACTIONS, TransactionRow, USER_ROOMS, WAITING,
+            Facts, LOCAL_EVENTS, MemberRow, RELATIONS, ROOM_MEMBERS, RelationRow, TIMELINE,
+            TRANSACTIONS, TransactionRow, USER_ROOMS, WAITING,
         },
     },
 };
@@ -92,14 +92,11 @@ pub(super) fn write(
             if change.member.is_some() {
                 kinds = kinds.and(Kinds::MEMBERSHIP);
             }
-            let server = change.member.as_ref().map(|member| member.server);
-            let was_in = server.and_then(|server| head.servers.get(&server).copied());
             put_current(batch, head, position, &change, Some(nid));
             if let Some(member) = &change.member
                 && is_told_apart(head, member)
             {
-                let (room, since) = (head.nid, was_in.map_or(position, |row| row.since));
-                EXTRA_TARGETS.put(batch, &(member.server, position), &ExtraRow { room, since });
+                EXTRA_TARGETS.put(batch, &(member.server, position), &(head.nid,));
             }
         }
         if was_shared || is_shared(head) {
