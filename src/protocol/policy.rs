@@ -46,9 +46,8 @@ impl PolicyServer {
         }
         let Content { via, public_keys } = serde_json::from_str(content).ok()?;
         let text = &public_keys.ed25519;
-        let key = Base64::<Standard>::parse(text).or_else(|_| {
-            Base64::<UrlSafe>::parse(text).map(|key| Base64::new(key.into_inner()))
-        });
+        let key = Base64::<Standard>::parse(text)
+            .or_else(|_| Base64::<UrlSafe>::parse(text).map(|key| Base64::new(key.into_inner())));
         Some(Self {
             name: via,
             key: key.unwrap_or_else(|_| Base64::empty()),

@@ -103,7 +103,9 @@ impl Federation {
     /// Tells the log once in a while of a policy server that is of no use: nobody can speak in its rooms.
     fn complain_of(&self, error: &remote::Error) {
         let server = &error.server;
-        let is_answer = error.refusal().is_some_and(|(status, _)| status.is_client_error());
+        let is_answer = error
+            .refusal()
+            .is_some_and(|(status, _)| status.is_client_error());
         if !is_answer && self.0.inbox.may_complain(server, self.0.clock.instant()) {
             tracing::warn!(%server, problem = %error.kind, "a policy server does not sign, so nothing can be sent to its rooms");
         }

@@ -15,10 +15,7 @@ use crate::{
         limits::Kind,
         rooms::{NewEvent, RoomHead, Transaction},
     },
-    store::{
-        View,
-        schema::RELATIONS,
-    },
+    store::{View, schema::RELATIONS},
 };
 
 impl Lifecycle {

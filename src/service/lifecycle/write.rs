@@ -7,10 +7,10 @@ use super::Lifecycle;
 use crate::{
     error::{Error, Result},
     protocol::{
-        ingest::{Need, Verdict},
+        ingest::{Need, Pdu, Verdict},
         policy::PolicyServer,
     },
-    service::rooms::{NewEvent, Outcome, RoomGuard, RoomHead, Run},
+    service::rooms::{NewEvent, Outcome, RoomGuard, RoomHead, Run, Transaction},
     store::schema::TRANSACTIONS,
 };
 
@@ -40,6 +40,37 @@ impl Lifecycle {
         }
     }
 
+    /// Adds some events to the end of a room: all or none, if it has no policy server.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub(super) async fn write_all(
+        &self,
+        mut guard: RoomGuard,
+        events: impl IntoIterator<Item = NewEvent>,
+    ) -> Result<()> {
+        let events: Vec<NewEvent> = events.into_iter().collect();
+        let head = guard.head();
+        let mut is_free = true;
+        for event in &events {
+            is_free &= self.policy_for(head, event)?.is_none();
+        }
+        if is_free {
+            let mut run = Run::new(&self.rooms, head);
+            for event in events {
+                run.add(event)?;
+            }
+            return run.commit(|_| {});
+        }
+        let room = head.id.clone();
+        drop(guard);
+        for event in events {
+            self.write(self.lock_again(&room).await?, event).await?;
+        }
+        Ok(())
+    }
+
+    /// The policy server that must sign an event before it is sent.
     pub(super) fn policy_for(
         &self,
         head: &RoomHead,
@@ -85,28 +116,60 @@ impl Lifecycle {
                 }
                 continue;
             }
-            self.rooms.check_now(head, &pdu.event)?;
-            let transaction = new.transaction.clone();
-            match self.rooms.accept_own(head, &pdu, transaction)? {
-                Outcome::Needs(Need::Recommendation(other)) => {
+            match self.write_signed(head, &pdu, new.transaction.clone())? {
+                None => return Ok(pdu.event.header.id),
+                Some(Need::Recommendation(other)) => {
                     policy = other;
                     draft = Some((event, on));
                 }
-                Outcome::Needs(need) => {
+                Some(need) => {
                     return Err(Error::Internal(format!(
                         "an event of ours needs what it was made from: {need:?}"
                     )));
                 }
-                Outcome::Written {
-                    verdict: Verdict::Rejected(denied) | Verdict::SoftFailed(denied),
-                    ..
-                } => return Err(denied.into()),
-                Outcome::Written { .. } | Outcome::Known => return Ok(pdu.event.header.id),
             }
         }
         Err(Error::forbidden(
             "The room changes its policy server all the time; try again",
         ))
+    }
+
+    /// An event as the room's policy server has signed it, to be written later; none where there is no such server.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub(super) async fn signed_ahead(&self, room: &RoomId, new: &NewEvent) -> Result<Option<Pdu>> {
+        let mut guard = self.lock_again(room).await?;
+        let head = guard.head();
+        let rules = head.rules;
+        let Some(policy) = self.policy_for(head, new)? else {
+            return Ok(None);
+        };
+        let event = Run::new(&self.rooms, head).try_out(new.clone())?;
+        drop(guard);
+        let signed = self.federation.recommended(&policy, &event, rules);
+        Ok(Some(Box::pin(signed).await?))
+    }
+
+    /// Writes an event that was signed before; what it needs if that is not enough.
+    ///
+    /// # Errors
+    /// 403 when the room does not take it any more.
+    pub(super) fn write_signed(
+        &self,
+        head: &mut RoomHead,
+        pdu: &Pdu,
+        transaction: Option<Transaction>,
+    ) -> Result<Option<Need>> {
+        self.rooms.check_now(head, &pdu.event)?;
+        match self.rooms.accept_own(head, pdu, transaction)? {
+            Outcome::Needs(need) => Ok(Some(need)),
+            Outcome::Written {
+                verdict: Verdict::Rejected(denied) | Verdict::SoftFailed(denied),
+                ..
+            } => Err(denied.into()),
+            Outcome::Written { .. } | Outcome::Known => Ok(None),
+        }
     }
 
     /// Waits for the lock of a room that was let go of.

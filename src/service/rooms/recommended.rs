@@ -47,9 +47,8 @@ impl Rooms {
         };
         // This node is none. Where a room takes it for one, the others in it find that out.
         let server = self.store.find_server(named.name())?;
-        let is_there = server.is_some_and(|server| {
-            server != self.server && head.servers.contains_key(&server)
-        });
+        let is_there = server
+            .is_some_and(|server| server != self.server && head.servers.contains_key(&server));
         Ok(is_there.then_some(named))
     }
 

@@ -19,8 +19,8 @@ use crate::{
         notify::Kinds,
         schema::{
             AUTH_EDGES, CURRENT_STATE, EVENT_NIDS, EVENTS, EXTRA_TARGETS, EventList, EventRow,
-            ExtraRow, Facts, LOCAL_EVENTS, MemberRow, RELATIONS, ROOM_MEMBERS, RelationRow, ServerRow,
-            TIMELINE, TRANSACTIONS, TransactionRow, USER_ROOMS, WAITING,
+            ExtraRow, Facts, LOCAL_EVENTS, MemberRow, RELATIONS, ROOM_MEMBERS, RelationRow,
+            ServerRow, TIMELINE, TRANSACTIONS, TransactionRow, USER_ROOMS, WAITING,
         },
     },
 };
