@@ -35,6 +35,7 @@ mod offices;
 mod openid;
 mod outbox;
 mod pairing;
+mod policy_servers;
 mod presence;
 mod profiles;
 mod push_rules;

@@ -12,6 +12,7 @@ mod handshake;
 mod inbox;
 mod ingest;
 mod outbox;
+mod recommend;
 mod search;
 mod serve;
 mod spaces;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ruma::events::{TimelineEventType, room::member::MembershipState};
 
-use super::{Change, Context, Drafted, Member, Redacted, Ref};
+use super::{Change, Context, Drafted, Member, Redacted, Ref, Transaction};
 use crate::{
     protocol::{
         event::Event,
@@ -66,13 +66,7 @@ pub(super) fn write(
         let place = (nid, nid.live_order());
         put_relations(batch, head, place, item.sender, &item.context);
         if let Some(transaction) = &item.transaction {
-            let row = TransactionRow {
-                event: nid,
-                ts: now,
-            };
-            let device = transaction.origin.device_id.as_str();
-            let key = (item.sender, device, head.nid, transaction.key());
-            TRANSACTIONS.put(batch, &key, &row);
+            put_transaction(batch, head, (nid, item.sender), transaction, now);
         }
         if let Some(redacted) = item.context.redacted {
             changed.push(put_redacted(batch, head, nid, redacted));
@@ -93,11 +87,7 @@ pub(super) fn write(
                 kinds = kinds.and(Kinds::MEMBERSHIP);
             }
             put_current(batch, head, position, &change, Some(nid));
-            if let Some(member) = &change.member
-                && is_told_apart(head, member)
-            {
-                EXTRA_TARGETS.put(batch, &(member.server, position), &(head.nid,));
-            }
+            put_told_apart(batch, head, nid, &change);
         }
         if was_shared || is_shared(head) {
             LOCAL_EVENTS.put(batch, &(head.nid, position), &());
@@ -132,6 +122,34 @@ fn is_told_apart(head: &RoomHead, member: &Member) -> bool {
             before,
             Some(MembershipState::Join | MembershipState::Invite | MembershipState::Knock)
         )
+}
+
+/// Remembers a transaction of a device, and the event that it has made.
+pub(in crate::service::rooms) fn put_transaction(
+    batch: &mut Batch<'_>,
+    head: &RoomHead,
+    (event, sender): (EventNid, UserNid),
+    transaction: &Transaction,
+    ts: u64,
+) {
+    let row = TransactionRow { event, ts };
+    let device = transaction.origin.device_id.as_str();
+    let key = (sender, device, head.nid, transaction.key());
+    TRANSACTIONS.put(batch, &key, &row);
+}
+
+/// Sees to it that a server hears of a change of membership that has put it out of the room.
+pub(in crate::service::rooms) fn put_told_apart(
+    batch: &mut Batch<'_>,
+    head: &RoomHead,
+    nid: EventNid,
+    change: &Change,
+) {
+    if let Some(member) = &change.member
+        && is_told_apart(head, member)
+    {
+        EXTRA_TARGETS.put(batch, &(member.server, Position(nid.0)), &(head.nid,));
+    }
 }
 
 /// Writes the rows by which an event is found.
