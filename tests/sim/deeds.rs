@@ -197,7 +197,8 @@ impl World {
             _ => Deed::Set {
                 room,
                 kind: "m.room.join_rules",
-                content: json!({ "join_rule": (["public", "invite"][self.pick(2)]) }),
+                // With a number, or what is set again is the old event, which may be from before others came.
+                content: json!({ "join_rule": (["public", "invite"][self.pick(2)]), "number": number }),
             },
         }
     }
