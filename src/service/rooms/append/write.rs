@@ -19,8 +19,8 @@ use crate::{
         notify::Kinds,
         schema::{
             AUTH_EDGES, CURRENT_STATE, EVENT_NIDS, EVENTS, EXTRA_TARGETS, EventList, EventRow,
-            ExtraRow, Facts, LOCAL_EVENTS, MemberRow, RELATIONS, ROOM_MEMBERS, RelationRow,
-            ServerRow, TIMELINE, TRANSACTIONS, TransactionRow, USER_ROOMS, WAITING,
+            Facts, LOCAL_EVENTS, MemberRow, RELATIONS, ROOM_MEMBERS, RelationRow, TIMELINE,
+            TRANSACTIONS, TransactionRow, USER_ROOMS, WAITING,
         },
     },
 };
@@ -86,10 +86,8 @@ pub(super) fn write(
             if change.member.is_some() {
                 kinds = kinds.and(Kinds::MEMBERSHIP);
             }
-            let server = change.member.as_ref().map(|member| member.server);
-            let was_in = server.and_then(|server| head.servers.get(&server).copied());
             put_current(batch, head, position, &change, Some(nid));
-            put_told_apart(batch, head, nid, &change, was_in);
+            put_told_apart(batch, head, nid, &change);
         }
         if was_shared || is_shared(head) {
             LOCAL_EVENTS.put(batch, &(head.nid, position), &());
@@ -140,21 +138,17 @@ pub(in crate::service::rooms) fn put_transaction(
     TRANSACTIONS.put(batch, &key, &row);
 }
 
-/// Sees to it that a server hears of a change of membership that has put it out of the room. `was_in` is its count
-/// before.
+/// Sees to it that a server hears of a change of membership that has put it out of the room.
 pub(in crate::service::rooms) fn put_told_apart(
     batch: &mut Batch<'_>,
     head: &RoomHead,
     nid: EventNid,
     change: &Change,
-    was_in: Option<ServerRow>,
 ) {
     if let Some(member) = &change.member
         && is_told_apart(head, member)
     {
-        let position = Position(nid.0);
-        let (room, since) = (head.nid, was_in.map_or(position, |row| row.since));
-        EXTRA_TARGETS.put(batch, &(member.server, position), &ExtraRow { room, since });
+        EXTRA_TARGETS.put(batch, &(member.server, Position(nid.0)), &(head.nid,));
     }
 }
 

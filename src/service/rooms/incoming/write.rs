@@ -142,11 +142,9 @@ pub(super) fn write(head: &mut RoomHead, batch: &mut Batch<'_>, plan: Plan) -> W
                 Target::Other(nid) => Some(*nid),
                 Target::Nothing => None,
             };
-            let server = change.member.as_ref().map(|member| member.server);
-            let was_in = server.and_then(|server| head.servers.get(&server).copied());
             put_current(batch, head, position, change, target);
             if own.is_some() {
-                put_told_apart(batch, head, nid, change, was_in);
+                put_told_apart(batch, head, nid, change);
             }
         }
         if let Some(Own { transaction, at }) = own {
