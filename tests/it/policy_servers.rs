@@ -262,6 +262,14 @@ async fn what_is_sent_is_signed_first() {
 }
 
 #[tokio::test]
+async fn this_node_is_none() {
+    let scene = Scene::before().await;
+    let event = scene.elsewhere.state.values().next().map(pdu);
+    let answer = scene.other.post(&scene.node, SIGN, &json!(event)).await;
+    refused(answer, 404, "M_UNRECOGNIZED");
+}
+
+#[tokio::test]
 async fn what_it_refuses_is_not_sent_and_the_client_is_told_why() {
     let scene = Scene::new().await;
     let ends = Elsewhere::of(&scene.node, &scene.room).await.ends;
@@ -427,6 +435,25 @@ async fn what_has_happened_meanwhile_is_seen() {
     assert_eq!(scene.asked().len(), 2);
     let sent = scene.sent(&again).await;
     assert_eq!(sent["prev_events"], json!([id(&name)]));
+
+    // State is drafted again also for a message, and follows it.
+    scene.refresh().await;
+    scene.judge.answers(SIGN, HELD, "");
+    let before = scene.judge.asked();
+    let (room, who) = (Room(scene.room.0.clone()), scene.alice.clone());
+    let topic = TaskTracker::new().spawn(async move {
+        let topic = json!({ "topic": "tea" });
+        room.put(&who, "state/m.room.topic", topic).await
+    });
+    until(async || scene.judge.asked() > before).await;
+    let message = scene.elsewhere.say(&scene.other, BOB, "in between");
+    scene.push("topic", &[scene.recommended(&message)]).await;
+    scene.judge_fairly();
+    let topic = text(&ok(topic.await.expect("it ends")), "event_id");
+    assert_eq!(
+        scene.sent(&topic).await["prev_events"],
+        json!([id(&message)])
+    );
 
     // Who was sent away meanwhile can say nothing any more.
     let levels = json!({ "users": { BOB: 100 } });
