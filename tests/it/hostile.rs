@@ -559,6 +559,9 @@ async fn the_log_is_told_once_who_gives_answers_of_no_use() {
         .with_ansi(false)
         .with_writer(move || writer.clone())
         .finish();
+    // While there is one alone, `tracing` lets the thread that first comes to a place in the code decide for all threads
+    // whether anybody wants to know of it, and the threads of other tests do not.
+    let _second = tracing::Dispatch::new(tracing_subscriber::fmt().with_writer(io::sink).finish());
     let _until_the_end = tracing::subscriber::set_default(subscriber);
     let mut scene = Scene::new().await;
     scene.theirs.say(&scene.bad, CAROL, "never told");
