@@ -92,6 +92,13 @@ impl Host {
         self.server.answers(&path, StatusCode::OK, answer);
     }
 
+    /// What it was told of joins, so many times.
+    fn joins_told(&self) -> usize {
+        let put = self.server.put();
+        let joins = put.iter().filter(|(path, _)| path.contains("send_join"));
+        joins.count()
+    }
+
     fn tells(&self, state: &[Value], chain: &[Value]) {
         self.says("send_join", json!({ "state": state, "auth_chain": chain }));
     }
@@ -310,5 +317,28 @@ async fn templates_for_something_else_are_not_signed() {
         let (status, body) = room.post(&alice, "invite", invite.clone()).await;
         assert_eq!(status, StatusCode::BAD_GATEWAY, "{body}");
     }
+    sound(&[&node]);
+}
+
+#[tokio::test]
+async fn a_large_room_is_asked_for_once_more_and_one_without_end_is_not_entered() {
+    let node = TestServer::new();
+    let alice = node.register("alice").await;
+    let host = Host::new(&node);
+    let tell = |bytes: usize| {
+        let (events, padding) = (&host.events, "x".repeat(bytes));
+        let answer = json!({ "state": events, "auth_chain": events, "padding": padding });
+        host.says("send_join", answer);
+    };
+    tell(300 << 20);
+    refused(
+        join(&alice, &host.room, &["host.example"]).await,
+        502,
+        "M_UNKNOWN",
+    );
+    assert_eq!(host.joins_told(), 2);
+    tell(40 << 20);
+    ok(join(&alice, &host.room, &["host.example"]).await);
+    assert_eq!(host.joins_told(), 4);
     sound(&[&node]);
 }

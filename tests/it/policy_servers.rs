@@ -12,6 +12,7 @@ use kontor::protocol::{
 use parking_lot::Mutex;
 use ruma::{RoomVersionId, room_version_rules::RoomVersionRules};
 use serde_json::{Value, json};
+use tokio_util::task::TaskTracker;
 
 use crate::{
     elsewhere::{Elsewhere, check, finds, id, pdu, until, until_found},
@@ -234,7 +235,7 @@ async fn what_is_sent_is_signed_first() {
     ok(scene.room.post(&scene.alice, "kick", kick).await);
     until(async || {
         let put = scene.other.put();
-        let mut pdus = put.iter().flat_map(|(_, body)| body["pdus"].as_array());
+        let mut pdus = put.iter().filter_map(|(_, body)| body["pdus"].as_array());
         pdus.any(|pdus| {
             let is_it =
                 |pdu: &Value| pdu["state_key"] == BOB && pdu["content"]["membership"] == "leave";
@@ -258,6 +259,14 @@ async fn what_is_sent_is_signed_first() {
         first
     );
     check(&node);
+}
+
+#[tokio::test]
+async fn this_node_is_none() {
+    let scene = Scene::before().await;
+    let event = scene.elsewhere.state.values().next().map(pdu);
+    let answer = scene.other.post(&scene.node, SIGN, &json!(event)).await;
+    refused(answer, 404, "M_UNRECOGNIZED");
 }
 
 #[tokio::test]
@@ -364,7 +373,7 @@ async fn one_that_never_answers_holds_up_nobody_else() {
     scene.judge.answers(SIGN, StatusCode::IM_A_TEAPOT, "");
     let before = scene.judge.asked();
     let (room, alice) = (Room(scene.room.0.clone()), scene.alice.clone());
-    let stuck = tokio::spawn(async move {
+    let stuck = TaskTracker::new().spawn(async move {
         let path = "send/m.room.message/stuck";
         room.put(&alice, path, json!({ "body": "stuck" })).await
     });
@@ -388,7 +397,7 @@ async fn what_has_happened_meanwhile_is_seen() {
     let (room, alice) = (scene.room.0.clone(), scene.alice.clone());
     let spawn = move |txn: &'static str| {
         let (room, alice) = (Room(room.clone()), alice.clone());
-        tokio::spawn(async move {
+        TaskTracker::new().spawn(async move {
             let content = json!({ "msgtype": "m.text", "body": "hello" });
             room.put(&alice, &format!("send/m.room.message/{txn}"), content)
                 .await
@@ -427,6 +436,25 @@ async fn what_has_happened_meanwhile_is_seen() {
     let sent = scene.sent(&again).await;
     assert_eq!(sent["prev_events"], json!([id(&name)]));
 
+    // State is drafted again also for a message, and follows it.
+    scene.refresh().await;
+    scene.judge.answers(SIGN, HELD, "");
+    let before = scene.judge.asked();
+    let (room, who) = (Room(scene.room.0.clone()), scene.alice.clone());
+    let topic = TaskTracker::new().spawn(async move {
+        let topic = json!({ "topic": "tea" });
+        room.put(&who, "state/m.room.topic", topic).await
+    });
+    until(async || scene.judge.asked() > before).await;
+    let message = scene.elsewhere.say(&scene.other, BOB, "in between");
+    scene.push("topic", &[scene.recommended(&message)]).await;
+    scene.judge_fairly();
+    let topic = text(&ok(topic.await.expect("it ends")), "event_id");
+    assert_eq!(
+        scene.sent(&topic).await["prev_events"],
+        json!([id(&message)])
+    );
+
     // Who was sent away meanwhile can say nothing any more.
     let levels = json!({ "users": { BOB: 100 } });
     scene
@@ -440,7 +468,7 @@ async fn what_has_happened_meanwhile_is_seen() {
     let before = scene.judge.asked();
     let room = Room(scene.room.0.clone());
     let who = carol.clone();
-    let late = tokio::spawn(async move {
+    let late = TaskTracker::new().spawn(async move {
         room.put(&who, "send/m.room.message/late", json!({ "body": "late" }))
             .await
     });
@@ -634,7 +662,7 @@ async fn one_that_never_answers_holds_up_only_what_needs_it() {
     assert!(finds(&scene.alice, &scene.room, &fine).await);
     let ends = scene.elsewhere.ends.clone();
     let last = scene.elsewhere.say(&scene.other, BOB, "last");
-    assert_eq!(ends, [plain.header.id.clone()]);
+    assert_eq!(ends, std::slice::from_ref(&plain.header.id));
     scene.push("3", &[scene.recommended(&last)]).await;
     until(async || {
         scene.node.clock.advance(Duration::from_secs(5));

@@ -16,6 +16,7 @@ use super::{
     Lifecycle,
     aliases::{drop_alias, put_alias},
     content,
+    write::{CALM, follows_all},
 };
 use crate::{
     error::{Error, Result},
@@ -122,6 +123,10 @@ impl Lifecycle {
             signed = self.signed_ahead(old, &tombstone).await?;
             guard = self.rooms.lock_for(requester, old).await?;
             new = self.rooms.lock_or_make(&new_id, to).await?;
+            let head = guard.head();
+            if signed.as_ref().is_some_and(|pdu| !follows_all(head, pdu)) {
+                return Err(Error::limit_exceeded(CALM));
+            }
         }
         let head = guard.head();
         let rules = &new.head().rules.authorization;

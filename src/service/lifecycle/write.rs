@@ -1,7 +1,9 @@
 //! Writing one event of a local user. Where the room has a policy server it is asked in between, and the room is free
 //! meanwhile. See "Policy Servers" in the server-server API.
 
-use ruma::{CanonicalJsonObject, OwnedEventId, RoomId};
+use std::time::Duration;
+
+use ruma::{CanonicalJsonObject, OwnedEventId, RoomId, state_res::Event as _};
 
 use super::Lifecycle;
 use crate::{
@@ -14,12 +16,21 @@ use crate::{
     store::schema::TRANSACTIONS,
 };
 
-/// How often an event is drafted anew because the state that it stands on has changed. Afterwards it is written as it
-/// is, if the room allows it: what follows brings both together.
+/// How often an event is drafted anew because the state that it stands on has changed. Afterwards a message is written as
+/// it is, if the room allows it: what follows brings both together.
 const MOST_DRAFTS: usize = 3;
+
+/// When to come back to a room in which there is no getting a word in: state is never written beside what is newest.
+pub(super) const CALM: Duration = Duration::from_secs(2);
 
 /// How often a policy server is asked about one event.
 const MOST_ASKED: usize = 6;
+
+/// Whether an event follows all that is newest.
+pub(super) fn follows_all(head: &RoomHead, pdu: &Pdu) -> bool {
+    let mut ends = head.row.extremities.iter();
+    ends.all(|(end, _)| pdu.event.prev_events().any(|prev| prev == end))
+}
 
 impl Lifecycle {
     /// Adds one event to the end of a room, and lets go of the room. The same transaction gives the same event again, and
@@ -109,12 +120,18 @@ impl Lifecycle {
             }
             self.check_content(head, &new)?;
             // Messages that have come meanwhile only make a fork, which the next event heals.
-            if head.row.chain.tip != on && drafts < MOST_DRAFTS {
-                match self.policy_for(head, &new)? {
-                    None => return self.append(head, new),
-                    Some(other) => policy = other,
+            let is_late = !follows_all(head, &pdu);
+            if is_late && (new.state_key.is_some() || head.row.chain.tip != on) {
+                if drafts >= MOST_DRAFTS && new.state_key.is_some() {
+                    return Err(Error::limit_exceeded(CALM));
                 }
-                continue;
+                if drafts < MOST_DRAFTS {
+                    match self.policy_for(head, &new)? {
+                        None => return self.append(head, new),
+                        Some(other) => policy = other,
+                    }
+                    continue;
+                }
             }
             match self.write_signed(head, &pdu, new.transaction.clone())? {
                 None => return Ok(pdu.event.header.id),

@@ -12,7 +12,10 @@ use ruma::{
     events::room::member::MembershipState, state_res::Event as _,
 };
 
-use tokio::time::timeout;
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::timeout,
+};
 
 use super::{
     super::search::Search,
@@ -26,14 +29,20 @@ use crate::{
         ids::Position,
         ingest::{self, Need, Pdu},
     },
-    remote::Limits,
+    remote::{Kind, Limits},
     service::rooms::{Before, Entered, Outcome},
 };
 
-/// The state of a large room has a hundred megabytes, and its server must first put it together.
+/// What is told of nearly every room is less than this. Its server must first put it together.
 const ENTRANCE: Limits = Limits {
     time: Duration::from_mins(5),
+    body: 32 << 20,
+};
+
+/// The state of a large room has a hundred megabytes. Few such rooms are entered at the same time.
+const GREAT_ENTRANCE: Limits = Limits {
     body: 256 << 20,
+    ..ENTRANCE
 };
 
 /// How long somebody waits until fewer rooms are being entered.
@@ -44,6 +53,21 @@ const MANY: usize = 5_000;
 
 /// The greatest number of events that a room is told with.
 const MOST: usize = 1_000_000;
+
+/// Waits for the right to use much memory.
+async fn seat(seats: &Semaphore) -> Result<SemaphorePermit<'_>> {
+    match timeout(LONGEST_QUEUE, seats.acquire()).await {
+        Ok(Ok(seat)) => Ok(seat),
+        Ok(Err(_)) | Err(_) => Err(Error::limit_exceeded(LONGEST_QUEUE)),
+    }
+}
+
+fn is_too_large<T>(answer: &Result<T>) -> bool {
+    match answer {
+        Err(Error::Remote(error)) => matches!(error.kind, Kind::TooLarge(_)),
+        _ => false,
+    }
+}
 
 impl Federation {
     /// Joins a room by way of the servers in it. None when this node has come into the room in the meantime, so that the
@@ -91,30 +115,46 @@ impl Federation {
 
     async fn join_by(&self, server: &ServerName, wish: &Wish<'_>) -> Result<OwnedEventId> {
         let filled = self.join_template(server, wish).await?;
-        let entrances = self.0.handshakes.entrances.acquire();
-        let _seat = timeout(LONGEST_QUEUE, entrances)
-            .await
-            .map_err(|_| Error::limit_exceeded(LONGEST_QUEUE))?;
-        let request = create_join_event::v2::Request::new(
-            wish.room.to_owned(),
-            filled.id().clone(),
-            filled.raw()?,
-        );
-        let answer = match self.0.remote.send_within(server, request, ENTRANCE).await {
-            Ok(answer) => answer.room_state,
-            Err(error) if knows_only_v1(&error) => {
-                let (of, body) = ((wish.room, &**filled.id()), filled.text());
-                self.put_as_v1(server, "send_join", of, body, ENTRANCE)
-                    .await?
-            }
-            Err(error) => return Err(error.into()),
-        };
+        let handshakes = &self.0.handshakes;
+        let _seat = seat(&handshakes.entrances).await?;
+        let mut _great_seat = None;
+        let mut answer = self.ask_to_enter(server, wish, &filled, ENTRANCE).await;
+        if is_too_large(&answer) {
+            _great_seat = Some(seat(&handshakes.great_entrances).await?);
+            answer = self
+                .ask_to_enter(server, wish, &filled, GREAT_ENTRANCE)
+                .await;
+        }
+        let answer = answer?;
         let join = self.final_join(server, &filled, answer.event).await?;
         let position = self
             .take_in(server, &filled, &join, (answer.state, answer.auth_chain))
             .await?;
         self.0.store.durable(position).await?;
         Ok(join.event.header.id)
+    }
+
+    /// Sends a join, which may come twice, and gets what is told of the room.
+    async fn ask_to_enter(
+        &self,
+        server: &ServerName,
+        wish: &Wish<'_>,
+        filled: &Filled,
+        limits: Limits,
+    ) -> Result<create_join_event::v2::RoomState> {
+        let request = create_join_event::v2::Request::new(
+            wish.room.to_owned(),
+            filled.id().clone(),
+            filled.raw()?,
+        );
+        match self.0.remote.send_within(server, request, limits).await {
+            Ok(answer) => Ok(answer.room_state),
+            Err(error) if knows_only_v1(&error) => {
+                let (of, body) = ((wish.room, &**filled.id()), filled.text());
+                self.put_as_v1(server, "send_join", of, body, limits).await
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The join as it is sent to the room. Where somebody lets the user in, their server has signed it as well.

@@ -35,8 +35,9 @@ use crate::{
 /// How many states of rooms are put together for others at the same time. Each may be as large as the largest room.
 const ANSWERS: usize = 4;
 
-/// How many rooms are entered at the same time. Each may be told with as much as a large room has.
+/// How many rooms are entered at the same time, and how many of these may be told with as much as a large room has.
 const ENTRANCES: usize = 8;
+const GREAT_ENTRANCES: usize = 1;
 
 /// What is remembered of handshakes while they last.
 pub struct Handshakes {
@@ -45,6 +46,7 @@ pub struct Handshakes {
     flights: Mutex<HashMap<OwnedRoomId, Flight>>,
     answers: Semaphore,
     entrances: Semaphore,
+    great_entrances: Semaphore,
 }
 
 type Flight = Arc<AsyncMutex<()>>;
@@ -75,6 +77,7 @@ impl Handshakes {
             flights: Mutex::default(),
             answers: Semaphore::new(ANSWERS),
             entrances: Semaphore::new(ENTRANCES),
+            great_entrances: Semaphore::new(GREAT_ENTRANCES),
         }
     }
 }
