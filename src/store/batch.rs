@@ -7,7 +7,7 @@ use super::{
     notify::{Change, Kinds},
     open::Inner,
     outgoing::Note,
-    schema::{CURRENT_STATE, EXTRA_TARGETS, ExtraRow, LOCAL_EVENTS, PUBLIC_ROOMS},
+    schema::{CURRENT_STATE, EXTRA_TARGETS, ExtraRow, LASTING_EDUS, LOCAL_EVENTS, PUBLIC_ROOMS},
 };
 use crate::protocol::ids::{Position, RoomNid, ServerNid, UserNid};
 
@@ -112,8 +112,8 @@ impl<'s> Batch<'s> {
         ));
     }
 
-    /// Has other servers told of something, once the batch is durable. What has a row in `LOCAL_EVENTS` or
-    /// `EXTRA_TARGETS` is noted with it.
+    /// Has other servers told of something, once the batch is durable. What has a row in `LOCAL_EVENTS`,
+    /// `EXTRA_TARGETS` or `LASTING_EDUS` is noted with it.
     pub fn tell_servers(&mut self, position: Position, note: Note) {
         self.outgoing.push((position, note));
     }
@@ -129,6 +129,10 @@ impl<'s> Batch<'s> {
             && let Some(ExtraRow { room, .. }) = ExtraRow::from_bytes(value)
         {
             self.tell_servers(position, Note::Extra { server, room });
+        } else if table == LASTING_EDUS.name
+            && let Some((server, position)) = <(ServerNid, Position)>::decode(key)
+        {
+            self.tell_servers(position, Note::Lasting { server });
         }
         self.note_change(table, key);
         self.writes.put_cf(self.inner.table(table), key, value);

@@ -28,6 +28,11 @@ pub enum Note {
         /// The room.
         room: RoomNid,
     },
+    /// A message for a server that must not be lost, by the row in `LASTING_EDUS` that has its position.
+    Lasting {
+        /// The server.
+        server: ServerNid,
+    },
     /// A receipt of a local user, by the row in `RECEIPTS` that has its position.
     Receipt {
         /// The room.

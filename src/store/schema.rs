@@ -133,6 +133,11 @@ tables! {
     ACCOUNT_DATA_CHANGES = "account_data_changes": (UserNid, Position) => AccountDataKey, Sequential;
     /// Transactions of a user's device in a room: the event that was made.
     TRANSACTIONS = "transactions": (UserNid, String, RoomNid, String) => TransactionRow, Point;
+    /// Messages to a device that it has not got yet, as JSON.
+    TO_DEVICE = "to_device": (UserNid, String, Position) => String, Sequential;
+    /// Transactions by which a device has sent messages to others, by its user and id, type and transaction: when, in
+    /// milliseconds since the epoch.
+    SENT_TO_DEVICE = "sent_to_device": (UserNid, String, String, String) => (u64,), Point;
     /// Last known presence.
     PRESENCE = "presence": (UserNid,) => PresenceRow, Point;
 
@@ -141,6 +146,11 @@ tables! {
     SERVER_KEYS = "server_keys": (String, String) => ServerKeyRow, Point;
     /// How far each server that is told what happens here has been told, and how that goes.
     DESTINATIONS = "destinations": (ServerNid,) => DestinationRow, Point;
+    /// Messages that another server must get however long it takes, as ready-made EDUs: those to devices, and that
+    /// devices have changed.
+    LASTING_EDUS = "lasting_edus": (ServerNid, Position) => String, Sequential;
+    /// Which messages to devices have come from another server, by their ids: when, in milliseconds since the epoch.
+    RECEIVED_TO_DEVICE = "received_to_device": (ServerNid, String) => (u64,), Point;
     /// The newest document with which each of these servers published its keys.
     KEY_DOCUMENTS = "key_documents": (String,) => KeyDocumentRow, Point;
     /// Servers with which this node was paired, by name; the configuration may name more.

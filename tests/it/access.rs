@@ -93,6 +93,8 @@ everybody GET    r0,v3                            register/available
 everybody GET    v1                               register/m.login.registration_token/validity
 everybody GET    unstable/org.matrix.msc3231      register/org.matrix.msc3231.login.registration_token/validity
 
+guests    PUT    r0,v3                            sendToDevice/{event_type}/{txn_id}
+
 users     GET    r0,v3                            presence/{user_id}/status
 users     PUT    r0,v3                            presence/{user_id}/status
 users     GET    r0,v3                            pushrules/

@@ -58,6 +58,7 @@ mod strange_ids;
 mod stream;
 mod syncing;
 mod third_party;
+mod to_device;
 mod transactions;
 mod two_nodes;
 mod typing;

@@ -20,6 +20,7 @@ mod session;
 mod spaces;
 mod state;
 mod sync;
+mod to_device;
 mod typing;
 
 pub(super) use self::directory::listing;
@@ -46,5 +47,6 @@ pub(super) fn routes(routes: Routes) -> Routes {
     let routes = typing::routes(routes);
     let routes = receipts::routes(routes);
     let routes = presence::routes(routes);
+    let routes = to_device::routes(routes);
     sync::routes(routes)
 }

@@ -35,6 +35,7 @@ pub use self::{
 };
 use super::{
     accounts::Accounts,
+    e2ee::Encryption,
     ephemeral::{Presence, Receipts, Typing},
     keyring::Keyring,
     rooms::Rooms,
@@ -75,6 +76,8 @@ pub struct Parts {
     pub receipts: Arc<Receipts>,
     /// Who is there.
     pub presence: Arc<Presence>,
+    /// Messages and keys of devices.
+    pub encryption: Arc<Encryption>,
     /// What has come in and has no place yet.
     pub inbox: Inbox,
     /// What runs beside the requests.

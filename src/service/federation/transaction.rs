@@ -28,7 +28,7 @@ use crate::{
     service::rooms::Stored,
     store::{
         self, View,
-        schema::{EXTRA_TARGETS, RECEIPTS, ROOM_SERVERS, ReceiptRow},
+        schema::{EXTRA_TARGETS, LASTING_EDUS, RECEIPTS, ROOM_SERVERS, ReceiptRow},
     },
 };
 
@@ -139,6 +139,11 @@ impl Flight {
         let mut receipts = Receipts::default();
         let mut hash = Sha256::new();
         for item in &self.items {
+            if item.what == What::Lasting {
+                made.edus
+                    .extend(LASTING_EDUS.get(view, &(nid, item.position))?);
+                continue;
+            }
             if item.what != What::Extra {
                 // It may have left since.
                 let row = match since.get(&item.room) {
@@ -171,7 +176,7 @@ impl Flight {
                 made.events.push(event);
             }
         }
-        made.edus = receipts.edus(parts)?;
+        made.edus.extend(receipts.edus(parts)?);
         made.edus.extend(self.volatile(parts, view, nid)?);
         made.edus.truncate(MAX_EDUS);
         if !made.events.is_empty() {

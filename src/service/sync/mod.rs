@@ -21,6 +21,7 @@ use self::{lazy::SentMembers, unread::Unread};
 use super::{
     Requester,
     accounts::Accounts,
+    e2ee::Encryption,
     ephemeral::{Presence, Receipts, Typing},
     rooms::Rooms,
 };
@@ -64,6 +65,7 @@ pub struct Sync {
     typing: Arc<Typing>,
     receipts: Arc<Receipts>,
     presence: Arc<Presence>,
+    encryption: Arc<Encryption>,
     clock: Clock,
     stop: CancellationToken,
     sent_members: SentMembers,
@@ -84,6 +86,8 @@ pub struct Sources {
     pub receipts: Arc<Receipts>,
     /// Who is there.
     pub presence: Arc<Presence>,
+    /// Messages and keys of devices.
+    pub encryption: Arc<Encryption>,
 }
 
 /// A range of the stream, and what changed in it as far as memory knows.
@@ -104,6 +108,7 @@ impl Sync {
             typing: sources.typing,
             receipts: sources.receipts,
             presence: sources.presence,
+            encryption: sources.encryption,
             clock,
             stop,
             sent_members: SentMembers::new(),
@@ -128,6 +133,11 @@ impl Sync {
         let waits = request.since.is_some() && !request.full_state && !request.timeout.is_zero();
         let patience = self.clock.sleep(request.timeout.min(MAX_TIMEOUT));
         tokio::pin!(patience);
+        let device = requester.device_id.as_deref();
+        if let (Some(device), Some(since)) = (device, request.since) {
+            let (view, device) = (self.store.view(), (requester.nid, device));
+            self.encryption.acknowledge(&view, device, since)?;
+        }
         let mut has_waited = false;
         loop {
             // Listening begins before looking, so whatever comes after the look is heard.
@@ -155,18 +165,23 @@ impl Sync {
             }
             has_waited = true;
             // Up to here there was nothing to tell.
-            request.since = Some(SyncToken(position));
+            request.since = Some(SyncToken::at(position));
         }
     }
 
     fn range(&self, live: &Live, request: &SyncRequest) -> Range {
         let view = self.store.view();
         // A token from the future was given out before this data directory was restored from a copy: begin anew.
-        let since = request.since.map(|token| token.0);
+        let since = request.since.map(|token| token.position);
         let since = since.filter(|since| *since <= view.position());
+        let rest = request.since.and_then(|token| token.messages);
         let changes = match since {
             Some(_) if request.full_state => Changes::Unknown,
-            Some(since) => live.changes(since, view.position()),
+            Some(since) => match live.changes(since, view.position()) {
+                // Something is left that did not fit into the answer before.
+                Changes::None if rest.is_some() => Changes::Some([(None, Kinds::DEVICES)].into()),
+                changes => changes,
+            },
             None => Changes::Unknown,
         };
         Range {

@@ -20,6 +20,7 @@ use crate::{
     },
     service::{
         Requester,
+        e2ee::Pending,
         rooms::{Reach, Seen, Sight, Stored},
     },
     store::{
@@ -86,16 +87,16 @@ struct Rooms {
 pub(super) fn empty(position: Position) -> String {
     let mut out = String::new();
     let mut answer = Object::new(&mut out);
-    finish(&mut answer, position);
+    finish(&mut answer, SyncToken::at(position));
     answer.finish();
     out
 }
 
-fn finish(answer: &mut Object<'_>, position: Position) {
+fn finish(answer: &mut Object<'_>, token: SyncToken) {
     // Some clients take a missing count for an unknown one, so it is always told.
     answer.json("device_one_time_keys_count", "{\"signed_curve25519\":0}");
     answer.json("device_unused_fallback_key_types", "[]");
-    answer.text("next_batch", &SyncToken(position).to_string());
+    answer.text("next_batch", &token.to_string());
 }
 
 impl Sync {
@@ -143,7 +144,11 @@ impl Sync {
         } else {
             String::new()
         };
-        let is_empty = presence.is_empty() && data.global.is_empty() && rooms.is_empty();
+        let messages = self.messages(&asking, range)?;
+        let is_empty = presence.is_empty()
+            && messages.events.is_empty()
+            && data.global.is_empty()
+            && rooms.is_empty();
         if is_empty && skip_empty {
             return Ok(None);
         }
@@ -152,6 +157,7 @@ impl Sync {
         let mut answer = Object::new(&mut out);
         answer.events("account_data", &data.global);
         answer.events("presence", &presence);
+        answer.events("to_device", &messages.events);
         if !rooms.is_empty() {
             let mut object = Object::new(answer.member("rooms"));
             object.object("join", &rooms.join);
@@ -160,9 +166,27 @@ impl Sync {
             object.object("leave", &rooms.leave);
             object.finish();
         }
-        finish(&mut answer, range.view.position());
+        let token = SyncToken {
+            position: range.view.position(),
+            messages: messages.until,
+        };
+        finish(&mut answer, token);
         answer.finish();
         Ok(Some(out))
+    }
+
+    /// What other devices have sent to the one that asks.
+    fn messages(&self, asking: &Asking<'_>, range: &Range) -> Result<Pending> {
+        let token = asking.request.since;
+        let rest = token.is_some_and(|token| token.messages.is_some());
+        match &asking.requester.device_id {
+            Some(device) if rest || range.may_have(Kinds::DEVICES) => {
+                let token = token.filter(|_| asking.since.is_some());
+                let device = (asking.requester.nid, device.as_str());
+                self.encryption.pending(asking.view, device, token)
+            }
+            _ => Ok(Pending::default()),
+        }
     }
 
     fn add_room(
