@@ -14,9 +14,10 @@ use crate::protocol::ids::{
 };
 
 mod account;
+mod encryption;
 mod federation;
 mod rooms;
-pub use self::{account::*, federation::*, rooms::*};
+pub use self::{account::*, encryption::*, federation::*, rooms::*};
 
 macro_rules! tables {
     ($($(#[$doc:meta])* $table:ident = $name:literal: $key:ty => $value:ty, $profile:ident;)*) => {
@@ -138,6 +139,16 @@ tables! {
     /// Transactions by which a device has sent messages to others, by its user and id, type and transaction: when, in
     /// milliseconds since the epoch.
     SENT_TO_DEVICE = "sent_to_device": (UserNid, String, String, String) => (u64,), Point;
+    /// The identity keys of devices as they have signed them, as JSON.
+    DEVICE_KEYS = "device_keys": (UserNid, String) => String, Sequential;
+    /// One-time keys by user, device and algorithm, in the order in which they came.
+    ONE_TIME_KEYS = "one_time_keys": (UserNid, String, String, Position) => DeviceKeyRow, Sequential;
+    /// Where these are, by user, device and id with the algorithm.
+    ONE_TIME_KEY_IDS = "one_time_key_ids": (UserNid, String, String) => (Position,), Point;
+    /// The key of a device that is given when there is no one-time key of the algorithm.
+    FALLBACK_KEYS = "fallback_keys": (UserNid, String, String) => FallbackKeyRow, Point;
+    /// What a device is told of its keys.
+    KEY_COUNTS = "key_counts": (UserNid, String) => KeyCountsRow, Point;
     /// Last known presence.
     PRESENCE = "presence": (UserNid,) => PresenceRow, Point;
 

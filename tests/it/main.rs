@@ -13,6 +13,7 @@ mod codings;
 mod coming_and_going;
 mod concurrency;
 mod creation;
+mod device_keys;
 mod devices;
 mod directory;
 mod discovery;

@@ -7,6 +7,7 @@ mod directory;
 mod discovery;
 mod events;
 mod filters;
+mod keys;
 mod membership;
 mod openid;
 mod presence;
@@ -48,5 +49,6 @@ pub(super) fn routes(routes: Routes) -> Routes {
     let routes = receipts::routes(routes);
     let routes = presence::routes(routes);
     let routes = to_device::routes(routes);
+    let routes = keys::routes(routes);
     sync::routes(routes)
 }

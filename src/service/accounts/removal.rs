@@ -7,7 +7,10 @@ use crate::{
     store::{
         self, Batch, View,
         notify::Kinds,
-        schema::{DEVICES, DeviceRow, SENT_TO_DEVICE, TO_DEVICE},
+        schema::{
+            DEVICE_KEYS, DEVICES, DeviceRow, FALLBACK_KEYS, KEY_COUNTS, ONE_TIME_KEY_IDS,
+            ONE_TIME_KEYS, SENT_TO_DEVICE, TO_DEVICE,
+        },
     },
 };
 
@@ -17,6 +20,9 @@ pub(super) struct Removal {
     devices: Vec<(String, DeviceRow)>,
     messages: Vec<(UserNid, String, Position)>,
     transactions: Vec<(UserNid, String, String, String)>,
+    one_time: Vec<(UserNid, String, String, Position)>,
+    one_time_ids: Vec<(UserNid, String, String)>,
+    fallback: Vec<(UserNid, String, String)>,
 }
 
 impl Removal {
@@ -26,32 +32,56 @@ impl Removal {
         user: UserNid,
         devices: Vec<(String, DeviceRow)>,
     ) -> Result<Self> {
-        let (mut messages, mut transactions) = (Vec::new(), Vec::new());
+        let mut removal = Self {
+            user,
+            devices: Vec::new(),
+            messages: Vec::new(),
+            transactions: Vec::new(),
+            one_time: Vec::new(),
+            one_time_ids: Vec::new(),
+            fallback: Vec::new(),
+        };
         for (id, _) in &devices {
             let key = (user, id.as_str());
-            let rows = TO_DEVICE.scan(view, &key);
-            messages.extend(keys(rows)?);
-            transactions.extend(keys(SENT_TO_DEVICE.scan(view, &key))?);
+            let sent = keys(SENT_TO_DEVICE.scan(view, &key))?;
+            removal.messages.extend(keys(TO_DEVICE.scan(view, &key))?);
+            removal.transactions.extend(sent);
+            removal
+                .one_time
+                .extend(keys(ONE_TIME_KEYS.scan(view, &key))?);
+            let ids = keys(ONE_TIME_KEY_IDS.scan(view, &key))?;
+            removal.one_time_ids.extend(ids);
+            removal
+                .fallback
+                .extend(keys(FALLBACK_KEYS.scan(view, &key))?);
         }
-        Ok(Self {
-            user,
-            devices,
-            messages,
-            transactions,
-        })
+        removal.devices = devices;
+        Ok(removal)
     }
 
     /// Deletes it all, and wakes those who wait in the devices' names.
     pub(super) fn write(&self, batch: &mut Batch<'_>) {
         for (id, device) in &self.devices {
             delete_tokens(batch, device);
-            DEVICES.delete(batch, &(self.user, id.as_str()));
+            let key = (self.user, id.as_str());
+            DEVICES.delete(batch, &key);
+            DEVICE_KEYS.delete(batch, &key);
+            KEY_COUNTS.delete(batch, &key);
         }
         for key in &self.messages {
             TO_DEVICE.delete(batch, key);
         }
         for key in &self.transactions {
             SENT_TO_DEVICE.delete(batch, key);
+        }
+        for key in &self.one_time {
+            ONE_TIME_KEYS.delete(batch, key);
+        }
+        for key in &self.one_time_ids {
+            ONE_TIME_KEY_IDS.delete(batch, key);
+        }
+        for key in &self.fallback {
+            FALLBACK_KEYS.delete(batch, key);
         }
         if !self.devices.is_empty() {
             let position = batch.position();

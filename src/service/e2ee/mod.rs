@@ -1,13 +1,17 @@
 //! What the node does so that users can encrypt from end to end: it carries messages and keys of devices, and reads
 //! nothing of what they say.
 
+mod keys;
 mod to_device;
 
 use std::sync::Arc;
 
 use ruma::ServerName;
 
-pub use self::to_device::{Pending, ToDevice};
+pub use self::{
+    keys::{Claimed, Keys, MOST_ASKED, Named, OfDevices, Upload},
+    to_device::{Pending, ToDevice},
+};
 use super::accounts::Accounts;
 use crate::{
     clock::{Clock, Entropy},

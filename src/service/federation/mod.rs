@@ -7,6 +7,7 @@ mod courier;
 mod destination;
 mod directory;
 mod edus;
+mod encryption;
 mod fetch;
 mod handshake;
 mod inbox;

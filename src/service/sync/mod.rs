@@ -154,14 +154,14 @@ impl Sync {
                 return Ok(answer);
             }
             if !waits {
-                return Ok(v3::empty(position));
+                return self.empty(requester, position);
             }
             tokio::select! {
                 changed = listening.changed() => {
                     changed.map_err(|_| Error::Internal("a live user was dropped".to_owned()))?;
                 }
-                () = &mut patience => return Ok(v3::empty(position)),
-                () = self.stop.cancelled() => return Ok(v3::empty(position)),
+                () = &mut patience => return self.empty(requester, position),
+                () = self.stop.cancelled() => return self.empty(requester, position),
             }
             has_waited = true;
             // Up to here there was nothing to tell.

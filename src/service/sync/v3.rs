@@ -14,7 +14,7 @@ use crate::{
     error::{Error, Result},
     protocol::{
         filter::RoomEventFilter,
-        format::Shape,
+        format::{Shape, push_string},
         ids::{Position, RoomNid, UserNid},
         token::{PageToken, SyncToken},
     },
@@ -26,9 +26,12 @@ use crate::{
     store::{
         View,
         notify::{Changes, Kinds},
-        schema::{HeadRow, MemberRow, ROOM_HEADS, ROOM_MEMBERS, USER_ROOMS},
+        schema::{HeadRow, KeyCountsRow, MemberRow, ROOM_HEADS, ROOM_MEMBERS, USER_ROOMS},
     },
 };
+
+/// The algorithm of the keys that all clients use.
+const USUAL_ALGORITHM: &str = "signed_curve25519";
 
 /// One user's sync: what all of its parts need to know.
 pub(super) struct Asking<'a> {
@@ -83,23 +86,48 @@ struct Rooms {
     met: BTreeSet<UserNid>,
 }
 
-/// The answer when nothing has happened.
-pub(super) fn empty(position: Position) -> String {
-    let mut out = String::new();
-    let mut answer = Object::new(&mut out);
-    finish(&mut answer, SyncToken::at(position));
-    answer.finish();
-    out
-}
-
-fn finish(answer: &mut Object<'_>, token: SyncToken) {
+fn finish(answer: &mut Object<'_>, mut keys: KeyCountsRow, token: SyncToken) {
     // Some clients take a missing count for an unknown one, so it is always told.
-    answer.json("device_one_time_keys_count", "{\"signed_curve25519\":0}");
-    answer.json("device_unused_fallback_key_types", "[]");
+    keys.counts.entry(USUAL_ALGORITHM.to_owned()).or_default();
+    let mut counts = Object::new(answer.member("device_one_time_keys_count"));
+    for (algorithm, count) in &keys.counts {
+        counts.json(algorithm, &count.to_string());
+    }
+    counts.finish();
+    let unused = answer.member("device_unused_fallback_key_types");
+    unused.push('[');
+    let fallback = keys.fallback.iter().filter(|(_, used)| !**used);
+    for (index, (algorithm, _)) in fallback.enumerate() {
+        if index > 0 {
+            unused.push(',');
+        }
+        push_string(unused, algorithm);
+    }
+    unused.push(']');
     answer.text("next_batch", &token.to_string());
 }
 
 impl Sync {
+    /// The answer when nothing has happened.
+    pub(super) fn empty(&self, requester: &Requester, position: Position) -> Result<String> {
+        // Nothing has changed, so the present moment will do.
+        let keys = self.keys(&self.store.view(), requester)?;
+        let mut out = String::new();
+        let mut answer = Object::new(&mut out);
+        finish(&mut answer, keys, SyncToken::at(position));
+        answer.finish();
+        Ok(out)
+    }
+
+    /// How many keys the device has that asks.
+    fn keys(&self, view: &View, requester: &Requester) -> Result<KeyCountsRow> {
+        let Some(device) = &requester.device_id else {
+            return Ok(KeyCountsRow::default());
+        };
+        let row = self.encryption.key_counts(view, (requester.nid, device))?;
+        Ok(row.unwrap_or_default())
+    }
+
     /// Works out the answer; none if there is nothing to tell and `skip_empty` says to wait on.
     pub(super) fn build(
         &self,
@@ -145,7 +173,9 @@ impl Sync {
             String::new()
         };
         let messages = self.messages(&asking, range)?;
+        let keys = self.keys(asking.view, requester)?;
         let is_empty = presence.is_empty()
+            && asking.since.is_some_and(|since| keys.position <= since)
             && messages.events.is_empty()
             && data.global.is_empty()
             && rooms.is_empty();
@@ -170,7 +200,7 @@ impl Sync {
             position: range.view.position(),
             messages: messages.until,
         };
-        finish(&mut answer, token);
+        finish(&mut answer, keys, token);
         answer.finish();
         Ok(Some(out))
     }

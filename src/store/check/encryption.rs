@@ -1,5 +1,7 @@
 //! The laws of what the node carries from device to device.
 
+use std::collections::BTreeMap;
+
 use serde::de::IgnoredAny;
 
 use super::{Check, Complaint};
@@ -8,7 +10,8 @@ use crate::{
     store::{
         Result,
         schema::{
-            DEVICES, LASTING_EDUS, RECEIVED_TO_DEVICE, SENT_TO_DEVICE, SERVER_NAMES, TO_DEVICE,
+            DEVICE_KEYS, DEVICES, FALLBACK_KEYS, KEY_COUNTS, LASTING_EDUS, ONE_TIME_KEY_IDS,
+            ONE_TIME_KEYS, RECEIVED_TO_DEVICE, SENT_TO_DEVICE, SERVER_NAMES, TO_DEVICE,
         },
     },
 };
@@ -42,9 +45,77 @@ impl Check<'_> {
             }
             self.has_name(say, server)
         })?;
+        self.device_keys(say)?;
         self.rows(&RECEIVED_TO_DEVICE, say, |say, (server, _), _| {
             self.has_name(say, server)
         })
+    }
+
+    /// Every key is found by its id and counted.
+    fn device_keys(&self, say: &mut dyn FnMut(Complaint)) -> Result<()> {
+        self.rows(&DEVICE_KEYS, say, |say, (user, device), json| {
+            if serde_json::from_str::<IgnoredAny>(&json).is_err() {
+                say(format!(
+                    "the keys of the device {device} of user {user} are not JSON"
+                ));
+            }
+            self.device(say, (user, &device), "a set of keys")
+        })?;
+        let mut counted: BTreeMap<(UserNid, String), BTreeMap<String, u64>> = BTreeMap::new();
+        self.rows(&ONE_TIME_KEYS, say, |say, key, row| {
+            let (user, device, algorithm, position) = key;
+            let id = (user, device.as_str(), row.id.as_str());
+            if ONE_TIME_KEY_IDS.get(&self.view, &id)? != Some((position,)) {
+                say(format!(
+                    "a one-time key of user {user} is not found by its id"
+                ));
+            }
+            self.device(say, (user, &device), "a one-time key")?;
+            let counts = counted.entry((user, device)).or_default();
+            *counts.entry(algorithm).or_default() += 1;
+            Ok(())
+        })?;
+        self.rows(
+            &ONE_TIME_KEY_IDS,
+            say,
+            |say, (user, device, id), (position,)| {
+                let algorithm = id.split(':').next().unwrap_or_default();
+                let at = (user, device.as_str(), algorithm, position);
+                let row = ONE_TIME_KEYS.get(&self.view, &at)?;
+                if row.is_none_or(|row| row.id != id) {
+                    say(format!("the one-time key {id} of user {user} is missing"));
+                }
+                Ok(())
+            },
+        )?;
+        self.rows(
+            &FALLBACK_KEYS,
+            say,
+            |say, (user, device, algorithm), row| {
+                let counts = KEY_COUNTS.get(&self.view, &(user, device.as_str()))?;
+                if counts.and_then(|row| row.fallback.get(&algorithm).copied()) != Some(row.used) {
+                    say(format!("a fallback key of user {user} is told wrongly"));
+                }
+                self.device(say, (user, &device), "a fallback key")
+            },
+        )?;
+        self.rows(&KEY_COUNTS, say, |say, (user, device), mut row| {
+            row.counts.retain(|_, count| *count > 0);
+            let counted = counted.remove(&(user, device.clone())).unwrap_or_default();
+            if row.counts != counted {
+                say(format!(
+                    "the device {device} of user {user} is told of {:?} one-time keys, but has {counted:?}",
+                    row.counts
+                ));
+            }
+            self.device(say, (user, &device), "a count of keys")
+        })?;
+        for (user, device) in counted.into_keys() {
+            say(format!(
+                "the one-time keys of device {device} of user {user} are not counted"
+            ));
+        }
+        Ok(())
     }
 
     fn has_name(&self, say: &mut dyn FnMut(Complaint), server: ServerNid) -> Result<()> {
