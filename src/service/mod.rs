@@ -1,6 +1,7 @@
 //! Use cases: each opens a view, decides, and commits. Built bottom-up, each part given only what it uses.
 
 pub mod accounts;
+mod device_lists;
 pub mod e2ee;
 pub mod ephemeral;
 pub mod federation;

@@ -100,6 +100,18 @@ impl<'s> Batch<'s> {
         ));
     }
 
+    /// Tells many users, once the batch is durable, that something outside rooms changed at `position`.
+    pub fn touch_many(&mut self, position: Position, users: Members, kinds: Kinds) {
+        let change = Change { room: None, kinds };
+        self.touches.push((
+            position,
+            Touch {
+                users: Users::Many(users),
+                change,
+            },
+        ));
+    }
+
     /// Tells every live user, once the batch is durable, that something outside rooms changed at `position`.
     pub fn touch_all(&mut self, position: Position, kinds: Kinds) {
         let change = Change { room: None, kinds };

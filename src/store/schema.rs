@@ -86,6 +86,8 @@ tables! {
     ROOM_MEMBERS = "room_members": (RoomNid, UserNid) => MemberRow, Sequential;
     /// The same from the user's side.
     USER_ROOMS = "user_rooms": (UserNid, RoomNid) => MemberRow, Sequential;
+    /// Whose membership in a room changed, in the order in which it did.
+    MEMBER_CHANGES = "member_changes": (RoomNid, Position, UserNid) => (), Sequential;
     /// The servers that have users in a room.
     ROOM_SERVERS = "room_servers": (RoomNid, ServerNid) => ServerRow, Sequential;
     /// The same from the server's side.
@@ -149,6 +151,12 @@ tables! {
     FALLBACK_KEYS = "fallback_keys": (UserNid, String, String) => FallbackKeyRow, Point;
     /// What a device is told of its keys.
     KEY_COUNTS = "key_counts": (UserNid, String) => KeyCountsRow, Point;
+    /// When the devices of a user, their names or their keys last changed.
+    DEVICE_LISTS = "device_lists": (UserNid,) => (Position,), Point;
+    /// The same in the order of these changes.
+    DEVICE_LIST_CHANGES = "device_list_changes": (Position,) => (UserNid,), Sequential;
+    /// Keys of a user of another server, which tells us when they change.
+    REMOTE_KEYS = "remote_keys": (UserNid,) => RemoteKeysRow, Point;
     /// Last known presence.
     PRESENCE = "presence": (UserNid,) => PresenceRow, Point;
 

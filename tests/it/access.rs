@@ -63,6 +63,7 @@ servers   PUT    -                                /_matrix/federation/v2/send_le
 servers   PUT    -                                /_matrix/federation/v1/send/{transaction_id}
 servers   POST   -                                /_matrix/federation/v1/user/keys/query
 servers   POST   -                                /_matrix/federation/v1/user/keys/claim
+servers   GET    -                                /_matrix/federation/v1/user/devices/{user_id}
 servers   GET    -                                /_matrix/federation/v1/event/{event_id}
 servers   GET    -                                /_matrix/federation/v1/state/{room_id}
 servers   GET    -                                /_matrix/federation/v1/state_ids/{room_id}
@@ -98,6 +99,7 @@ everybody GET    unstable/org.matrix.msc3231      register/org.matrix.msc3231.lo
 guests    POST   r0,v3                            keys/upload
 guests    POST   r0,v3                            keys/query
 guests    POST   r0,v3                            keys/claim
+users     GET    r0,v3                            keys/changes
 guests    PUT    r0,v3                            sendToDevice/{event_type}/{txn_id}
 
 users     GET    r0,v3                            presence/{user_id}/status

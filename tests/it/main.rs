@@ -14,6 +14,7 @@ mod coming_and_going;
 mod concurrency;
 mod creation;
 mod device_keys;
+mod device_lists;
 mod devices;
 mod directory;
 mod discovery;

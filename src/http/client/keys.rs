@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use ruma::api::client::keys::{claim_keys, get_keys, upload_keys};
+use ruma::api::client::keys::{claim_keys, get_key_changes, get_keys, upload_keys};
 use serde_json::json;
 
 use crate::{
-    error::Result,
+    error::{Error, Result},
     http::{extract::Ruma, respond::Json, routes::Routes},
+    protocol::token::SyncToken,
     service::{Services, e2ee::Upload},
 };
 
@@ -16,6 +17,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
         .also_guests(upload)
         .also_guests(query)
         .also_guests(claim)
+        .on(changes)
 }
 
 async fn upload(
@@ -51,6 +53,25 @@ async fn query(
         .federation
         .query_keys(wanted.collect(), request.timeout);
     Json::of(&asked.await?)
+}
+
+async fn changes(
+    services: Arc<Services>,
+    Ruma {
+        request, requester, ..
+    }: Ruma<get_key_changes::v3::Request>,
+) -> Result<get_key_changes::v3::Response> {
+    let token = |name: &str, text: &str| {
+        let token = text.parse::<SyncToken>();
+        token.map_err(|e| Error::invalid_param(format!("{name}: {e}")))
+    };
+    let from = token("from", &request.from)?;
+    token("to", &request.to)?;
+    let lists = services.sync.device_lists_since(&requester, from)?;
+    Ok(get_key_changes::v3::Response::new(
+        lists.changed.into_iter().collect(),
+        lists.left.into_iter().collect(),
+    ))
 }
 
 async fn claim(

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use ruma::api::federation::keys::{claim_keys, get_keys};
+use ruma::api::federation::{
+    device::get_devices,
+    keys::{claim_keys, get_keys},
+};
 
 use crate::{
     error::Result,
@@ -11,7 +14,7 @@ use crate::{
 };
 
 pub(super) fn routes(routes: Routes) -> Routes {
-    routes.on(query).on(claim)
+    routes.on(query).on(claim).on(devices)
 }
 
 async fn query(
@@ -26,6 +29,16 @@ async fn query(
         (user, devices.collect())
     });
     Json::of(&services.federation.told_keys(&wanted.collect())?)
+}
+
+async fn devices(
+    services: Arc<Services>,
+    Ruma {
+        request, requester, ..
+    }: Ruma<get_devices::v1::Request>,
+) -> Result<Json> {
+    tracing::debug!(origin = %requester.server, "devices are asked for");
+    Json::of(&services.encryption.told_devices(&request.user_id)?)
 }
 
 async fn claim(

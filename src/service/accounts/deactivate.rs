@@ -66,7 +66,7 @@ impl Accounts {
             account.erased = erase;
             account.password = None;
             let view = self.store.latest();
-            let removal = Removal::prepare(&view, user, devices_of(&view, user)?)?;
+            let mut removal = Removal::prepare(&view, user, devices_of(&view, user)?)?;
             let fields = PROFILES.scan(&view, &(user,));
             let fields = fields.map(|row| row.map(|((_, field), _)| field));
             let fields: Vec<_> = fields.collect::<Result<_, _>>()?;

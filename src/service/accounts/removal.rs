@@ -4,6 +4,7 @@ use super::sessions::delete_tokens;
 use crate::{
     error::Result,
     protocol::ids::{Position, UserNid},
+    service::device_lists::{DeviceListChange, DeviceNow},
     store::{
         self, Batch, View,
         notify::Kinds,
@@ -23,6 +24,9 @@ pub(super) struct Removal {
     one_time: Vec<(UserNid, String, String, Position)>,
     one_time_ids: Vec<(UserNid, String, String)>,
     fallback: Vec<(UserNid, String, String)>,
+    /// Those that others know, which are to be told.
+    known: Vec<DeviceNow>,
+    change: Option<DeviceListChange>,
 }
 
 impl Removal {
@@ -40,10 +44,18 @@ impl Removal {
             one_time: Vec::new(),
             one_time_ids: Vec::new(),
             fallback: Vec::new(),
+            known: Vec::new(),
+            change: None,
         };
         for (id, _) in &devices {
             let key = (user, id.as_str());
             let sent = keys(SENT_TO_DEVICE.scan(view, &key))?;
+            if DEVICE_KEYS.contains(view, &key)? {
+                removal.known.push(DeviceNow {
+                    device: id.clone(),
+                    known: None,
+                });
+            }
             removal.messages.extend(keys(TO_DEVICE.scan(view, &key))?);
             removal.transactions.extend(sent);
             removal
@@ -55,12 +67,15 @@ impl Removal {
                 .fallback
                 .extend(keys(FALLBACK_KEYS.scan(view, &key))?);
         }
+        if !removal.known.is_empty() {
+            removal.change = Some(DeviceListChange::here(view, user)?);
+        }
         removal.devices = devices;
         Ok(removal)
     }
 
     /// Deletes it all, and wakes those who wait in the devices' names.
-    pub(super) fn write(&self, batch: &mut Batch<'_>) {
+    pub(super) fn write(&mut self, batch: &mut Batch<'_>) {
         for (id, device) in &self.devices {
             delete_tokens(batch, device);
             let key = (self.user, id.as_str());
@@ -82,6 +97,9 @@ impl Removal {
         }
         for key in &self.fallback {
             FALLBACK_KEYS.delete(batch, key);
+        }
+        if let Some(change) = self.change.take() {
+            change.write(batch, &self.known);
         }
         if !self.devices.is_empty() {
             let position = batch.position();

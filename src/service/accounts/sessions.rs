@@ -367,7 +367,7 @@ impl Accounts {
             let _changing = self.changing.lock();
             let mut devices = devices_of(&self.store.latest(), user)?;
             devices.retain(|(id, _)| which(id));
-            let removal = Removal::prepare(&self.store.latest(), user, devices)?;
+            let mut removal = Removal::prepare(&self.store.latest(), user, devices)?;
             let committed = self.store.commit(|batch| {
                 removal.write(batch);
                 Ok(())

@@ -19,7 +19,10 @@ use crate::{
         ids::{Position, UserNid},
         integrity,
     },
-    service::Requester,
+    service::{
+        Requester,
+        device_lists::{DeviceListChange, DeviceNow},
+    },
     store::{
         Batch, View,
         notify::Kinds,
@@ -135,8 +138,23 @@ impl Encryption {
                 counts,
             };
             uploading.add(&view, device_keys, one_time, fallback)?;
+            let change = match &uploading.device_keys {
+                Some(keys) => {
+                    let row = DEVICES.get(&view, &key)?;
+                    let name = row.and_then(|row| row.display_name);
+                    let now = DeviceNow {
+                        device: device.to_owned(),
+                        known: Some((name, Some(keys.clone()))),
+                    };
+                    Some((DeviceListChange::here(&view, requester.nid)?, now))
+                }
+                None => None,
+            };
             let committed = self.store.commit(|batch| {
                 uploading.write(batch);
+                if let Some((change, now)) = change {
+                    change.write(batch, &[now]);
+                }
                 Ok(())
             })?;
             (committed.position, uploading.counts.counts)
@@ -464,7 +482,7 @@ fn named(mut keys: String, name: Option<&str>) -> Result<Box<RawValue>> {
     raw(keys)
 }
 
-fn raw(json: String) -> Result<Box<RawValue>> {
+pub(super) fn raw(json: String) -> Result<Box<RawValue>> {
     let broken = |e| Error::Internal(format!("a key is not JSON: {e}"));
     RawValue::from_string(json).map_err(broken)
 }

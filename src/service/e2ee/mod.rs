@@ -2,6 +2,7 @@
 //! nothing of what they say.
 
 mod keys;
+mod lists;
 mod to_device;
 
 use std::sync::Arc;

@@ -101,13 +101,13 @@ impl Federation {
             let Ok(edu) = serde_json::from_str::<Edu<'_>>(edu.get()) else {
                 continue;
             };
-            if edu.edu_type == "m.direct_to_device" {
-                let received = self
-                    .0
-                    .encryption
-                    .receive_to_device(origin, edu.content.get());
-                safe = safe.max(received?);
-            }
+            let (encryption, content) = (&self.0.encryption, edu.content.get());
+            let received = match edu.edu_type.as_str() {
+                "m.direct_to_device" => encryption.receive_to_device(origin, content),
+                "m.device_list_update" => encryption.receive_update(origin, content),
+                _ => continue,
+            };
+            safe = safe.max(received?);
         }
         Ok(safe)
     }

@@ -67,9 +67,25 @@ impl Federation {
             device_keys: encryption.device_keys(&view, &wanted)?,
             failures: BTreeMap::new(),
         };
+        let as_of = view.position();
+        let mut others = BTreeMap::new();
+        let mut picked = BTreeMap::new();
+        for (user, devices) in wanted {
+            match encryption.kept_keys(&view, &user)? {
+                Some(mut kept) => {
+                    kept.retain(|device, _| devices.is_empty() || devices.contains(device));
+                    keys.device_keys.insert(user, kept);
+                }
+                None => {
+                    // All are asked for, so that they can be kept.
+                    others.insert(user.clone(), Vec::<String>::new());
+                    picked.insert(user, devices);
+                }
+            }
+        }
         drop(view);
         let uri = "/_matrix/federation/v1/user/keys/query";
-        let asked = self.servers(wanted, (uri, "device_keys"), patience);
+        let asked = self.servers(others, (uri, "device_keys"), patience);
         for (server, wanted, answer) in asked.await? {
             let told: ToldKeys = match answer {
                 Ok(told) => told,
@@ -79,16 +95,18 @@ impl Federation {
                 }
             };
             for (user, devices) in told.device_keys {
-                let Some(asked) = wanted.get(&user) else {
+                let Some(asked) = picked.get(&user).filter(|_| wanted.contains_key(&user)) else {
                     continue;
                 };
                 let devices = devices.into_iter().filter(|(device, keys)| {
                     let owner = serde_json::from_str::<Owner>(keys.get()).ok();
                     let is_owner =
                         owner.is_some_and(|it| it.user_id == user && it.device_id == *device);
-                    is_owner && (asked.is_empty() || asked.contains(device))
+                    is_owner
                 });
-                let devices = devices.collect();
+                let mut devices: Named = devices.collect();
+                encryption.keep_keys(as_of, &user, &devices)?;
+                devices.retain(|device, _| asked.is_empty() || asked.contains(device));
                 keys.device_keys.insert(user, devices);
             }
         }

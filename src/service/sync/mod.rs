@@ -4,6 +4,7 @@
 //! part of the node that knows which rooms changed is in memory, so that a sync with nothing to tell reads no disk.
 
 mod account_data;
+mod device_lists;
 mod json;
 mod lazy;
 mod state;
@@ -17,6 +18,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+pub use self::device_lists::DeviceLists;
 use self::{lazy::SentMembers, unread::Unread};
 use super::{
     Requester,

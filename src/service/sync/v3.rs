@@ -174,9 +174,11 @@ impl Sync {
         };
         let messages = self.messages(&asking, range)?;
         let keys = self.keys(asking.view, requester)?;
+        let lists = self.device_lists(&asking, range)?;
         let is_empty = presence.is_empty()
             && asking.since.is_some_and(|since| keys.position <= since)
             && messages.events.is_empty()
+            && lists.is_empty()
             && data.global.is_empty()
             && rooms.is_empty();
         if is_empty && skip_empty {
@@ -188,6 +190,22 @@ impl Sync {
         answer.events("account_data", &data.global);
         answer.events("presence", &presence);
         answer.events("to_device", &messages.events);
+        if !lists.is_empty() {
+            let mut object = Object::new(answer.member("device_lists"));
+            for (name, users) in [("changed", &lists.changed), ("left", &lists.left)] {
+                let list = object.member(name);
+                let mut items = String::new();
+                for user in users {
+                    let mut text = String::new();
+                    push_string(&mut text, user.as_str());
+                    push_item(&mut items, &text);
+                }
+                list.push('[');
+                list.push_str(&items);
+                list.push(']');
+            }
+            object.finish();
+        }
         if !rooms.is_empty() {
             let mut object = Object::new(answer.member("rooms"));
             object.object("join", &rooms.join);
@@ -267,7 +285,7 @@ impl Sync {
         Ok(())
     }
 
-    fn part<'a>(
+    pub(super) fn part<'a>(
         &'a self,
         asking: &'a Asking<'a>,
         room: RoomNid,

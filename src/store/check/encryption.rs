@@ -10,8 +10,9 @@ use crate::{
     store::{
         Result,
         schema::{
-            DEVICE_KEYS, DEVICES, FALLBACK_KEYS, KEY_COUNTS, LASTING_EDUS, ONE_TIME_KEY_IDS,
-            ONE_TIME_KEYS, RECEIVED_TO_DEVICE, SENT_TO_DEVICE, SERVER_NAMES, TO_DEVICE,
+            DEVICE_KEYS, DEVICE_LIST_CHANGES, DEVICE_LISTS, DEVICES, FALLBACK_KEYS, KEY_COUNTS,
+            LASTING_EDUS, MEMBER_CHANGES, ONE_TIME_KEY_IDS, ONE_TIME_KEYS, RECEIVED_TO_DEVICE,
+            REMOTE_KEYS, ROOM_MEMBERS, SENT_TO_DEVICE, SERVER_NAMES, TO_DEVICE, USER_IDS,
         },
     },
 };
@@ -46,6 +47,7 @@ impl Check<'_> {
             self.has_name(say, server)
         })?;
         self.device_keys(say)?;
+        self.device_lists(say)?;
         self.rows(&RECEIVED_TO_DEVICE, say, |say, (server, _), _| {
             self.has_name(say, server)
         })
@@ -116,6 +118,50 @@ impl Check<'_> {
             ));
         }
         Ok(())
+    }
+
+    fn device_lists(&self, say: &mut dyn FnMut(Complaint)) -> Result<()> {
+        self.rows(&DEVICE_LISTS, say, |say, (user,), (position,)| {
+            if DEVICE_LIST_CHANGES.get(&self.view, &(position,))? != Some((user,)) {
+                say(format!(
+                    "the devices of user {user} changed at {position}, but not in the order of changes"
+                ));
+            }
+            Ok(())
+        })?;
+        self.rows(&DEVICE_LIST_CHANGES, say, |say, (position,), (user,)| {
+            if DEVICE_LISTS.get(&self.view, &(user,))? != Some((position,)) {
+                say(format!(
+                    "the devices of user {user} changed at {position}, which was not the last time"
+                ));
+            }
+            Ok(())
+        })?;
+        self.rows(&REMOTE_KEYS, say, |say, (user,), row| {
+            if !USER_IDS.contains(&self.view, &(user,))? || row.as_of > self.view.position() {
+                say(format!(
+                    "the keys that are kept of user {user} are nobody's or not yet"
+                ));
+            }
+            Ok(())
+        })?;
+        self.rows(&MEMBER_CHANGES, say, |say, (room, position, user), ()| {
+            let row = ROOM_MEMBERS.get(&self.view, &(room, user))?;
+            if row.is_none_or(|row| row.since < position) {
+                say(format!(
+                    "the membership of user {user} in room {room} changed at {position}, which it does not know"
+                ));
+            }
+            Ok(())
+        })?;
+        self.rows(&ROOM_MEMBERS, say, |say, (room, user), row| {
+            if !MEMBER_CHANGES.contains(&self.view, &(room, row.since, user))? {
+                say(format!(
+                    "the membership of user {user} in room {room} is not in the order of changes"
+                ));
+            }
+            Ok(())
+        })
     }
 
     fn has_name(&self, say: &mut dyn FnMut(Complaint), server: ServerNid) -> Result<()> {

@@ -28,6 +28,17 @@ pub struct FallbackKeyRow {
 
 impl Record for FallbackKeyRow {}
 
+/// Keys of a user of another server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoteKeysRow {
+    /// Nothing is said of later changes.
+    pub as_of: Position,
+    /// The identity keys of each device as JSON, with the device's name.
+    pub devices: BTreeMap<String, String>,
+}
+
+impl Record for RemoteKeysRow {}
+
 /// What a device is told of its keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyCountsRow {
