@@ -99,7 +99,10 @@ async fn nobody_gets_the_same_key_at_the_same_time() {
     let bob = server.register("bob").await;
     let claims = (0..50).map(|_| {
         let (bob, wanted) = (bob.clone(), wanted(&alice));
-        tokio::spawn(async move { ok(bob.post(CLAIM, wanted).await) })
+        server
+            .services
+            .tasks
+            .spawn(async move { ok(bob.post(CLAIM, wanted).await) })
     });
     let answers = join_all(claims).await;
     let all: Vec<_> = answers
@@ -140,7 +143,10 @@ async fn a_device_is_told_how_many_keys_it_has_left() {
     ] {
         let path = format!("/_matrix/client/v3/sync?timeout=30000&since={since}");
         let waiting = alice.clone();
-        let waiting = tokio::spawn(async move { ok(waiting.get(&path).await) });
+        let waiting = server
+            .services
+            .tasks
+            .spawn(async move { ok(waiting.get(&path).await) });
         tokio::time::sleep(Duration::from_millis(10)).await;
         let answer = ok(alice.post(CLAIM, wanted(&alice)).await);
         assert_eq!(given(&answer, &alice).len(), 1);

@@ -271,3 +271,32 @@ async fn servers_tell_of_their_own_users_only_and_are_told_of_ours() {
     }
     sound(&[&server]);
 }
+
+#[tokio::test]
+async fn whoever_comes_into_a_room_has_its_servers_told_of_their_devices() {
+    let lan = network();
+    let (a, b) = (node(&lan, "a.example"), node(&lan, "b.example"));
+    let (alice, bob) = (a.register("alice").await, b.register("bob").await);
+    let room = room_of(&bob).await;
+    let mut follower = Follower::new(&bob).await;
+    enter(&alice, &room, "b.example").await;
+    assert_eq!(follower.until().await, one(&alice));
+    // Once by the membership, once by what her server says of her devices.
+    let heard = async |follower: &mut Follower| {
+        for _ in 0..40 {
+            if follower.look().await == one(&alice) {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        false
+    };
+    assert!(heard(&mut follower).await);
+    // There is nothing new in another room with the same server.
+    let other = room_of(&bob).await;
+    follower.look().await;
+    enter(&alice, &other, "b.example").await;
+    assert_eq!(follower.until().await, one(&alice));
+    assert!(!heard(&mut follower).await);
+    sound(&[&a, &b]);
+}

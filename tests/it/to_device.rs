@@ -98,7 +98,10 @@ async fn whoever_waits_is_woken() {
     let (_, start) = told(&bob, "").await;
     let waiting = bob.clone();
     let path = format!("/_matrix/client/v3/sync?timeout=30000&since={start}");
-    let waiting = tokio::spawn(async move { ok(waiting.get(&path).await) });
+    let waiting = server
+        .services
+        .tasks
+        .spawn(async move { ok(waiting.get(&path).await) });
     tokio::time::sleep(Duration::from_millis(20)).await;
     let message = json!({ &bob.user_id: { "*": { "n": 1 } } });
     send(&alice, "1", message).await;
@@ -175,7 +178,7 @@ async fn messages_reach_another_office_once_however_long_the_link_is_down() {
     tokio::time::sleep(Duration::from_millis(20)).await;
     lan.set_link(&names.0, &names.1, true);
     let clock = a.clock.clone();
-    let passing = tokio::spawn(async move {
+    let passing = a.services.tasks.spawn(async move {
         loop {
             clock.advance(Duration::from_hours(1));
             tokio::time::sleep(Duration::from_millis(5)).await;

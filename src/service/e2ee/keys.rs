@@ -27,8 +27,8 @@ use crate::{
         Batch, View,
         notify::Kinds,
         schema::{
-            ACCOUNTS, DEVICE_KEYS, DEVICES, DeviceKeyRow, FALLBACK_KEYS, FallbackKeyRow,
-            KEY_COUNTS, KeyCountsRow, ONE_TIME_KEY_IDS, ONE_TIME_KEYS,
+            DEVICE_KEYS, DEVICES, DeviceKeyRow, FALLBACK_KEYS, FallbackKeyRow, KEY_COUNTS,
+            KeyCountsRow, ONE_TIME_KEY_IDS, ONE_TIME_KEYS,
         },
     },
 };
@@ -179,7 +179,7 @@ impl Encryption {
                 continue;
             }
             let keys = match self.store.find_user(user)? {
-                Some(nid) => self.keys_of(view, nid, devices)?,
+                Some(nid) => Self::keys_of(view, nid, devices)?,
                 None => BTreeMap::new(),
             };
             found.insert(user.clone(), keys);
@@ -187,7 +187,7 @@ impl Encryption {
         Ok(found)
     }
 
-    fn keys_of(&self, view: &View, user: UserNid, devices: &[String]) -> Result<Named> {
+    fn keys_of(view: &View, user: UserNid, devices: &[String]) -> Result<Named> {
         let mut found = Named::new();
         let mut add = |device: String, keys: String| -> Result<()> {
             let row = DEVICES.get(view, &(user, device.as_str()))?;
@@ -258,17 +258,6 @@ impl Encryption {
     /// When the store fails.
     pub fn key_counts(&self, view: &View, device: (UserNid, &str)) -> Result<Option<KeyCountsRow>> {
         Ok(KEY_COUNTS.get(view, &device)?)
-    }
-
-    /// Whether there is a local account of this name.
-    ///
-    /// # Errors
-    /// When the store fails.
-    pub fn has_account(&self, view: &View, user: &UserId) -> Result<bool> {
-        match self.store.find_user(user)? {
-            Some(nid) if self.is_local(user.server_name()) => Ok(ACCOUNTS.contains(view, &(nid,))?),
-            _ => Ok(false),
-        }
     }
 }
 
