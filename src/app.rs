@@ -115,6 +115,16 @@ impl App {
         create_data_dir(&config.server.data_dir)?;
         // Before anything else is touched, so that a second node on the same directory changes nothing.
         let store = open_store(&config)?;
+        // Closed again if the rest fails: a database that is open at the end of the process may abort it.
+        let started = Self::over(config, clock, store.clone()).await;
+        if started.is_err() {
+            store.close();
+        }
+        started
+    }
+
+    /// The rest of the start, over the open store.
+    async fn over(config: Config, clock: Clock, store: Store) -> Result<Self, StartError> {
         let cost = Cost::real();
         let network = Network::new(&config.federation, &clock)?;
         let transport = Transport::Network(network.clone());

@@ -55,6 +55,23 @@ impl Clock {
         })))
     }
 
+    /// A manual clock that moves with this manual one, but began at another time of day: that of a machine whose clock is
+    /// set wrong.
+    ///
+    /// # Panics
+    /// On the real clock, of which there is only one.
+    #[must_use]
+    pub fn beside(&self, start_ms: u64) -> Self {
+        match &self.0 {
+            Time::Real => panic!("the real clock shows one time"),
+            Time::Manual(manual) => Self(Time::Manual(Arc::new(Manual {
+                start_ms,
+                origin: manual.origin,
+                elapsed: manual.elapsed.clone(),
+            }))),
+        }
+    }
+
     /// The time of day in milliseconds since 1970, as events carry it. It may jump when the machine's clock is set.
     pub fn now_ms(&self) -> u64 {
         match &self.0 {
@@ -206,6 +223,11 @@ mod tests {
 
         assert_eq!(clock.now_ms(), 4_000);
         assert_eq!(clock.instant() - start, Duration::from_secs(3));
+
+        let wrong = clock.beside(500);
+        clock.advance(Duration::from_secs(1));
+        assert_eq!((clock.now_ms(), wrong.now_ms()), (5_000, 4_500));
+        assert_eq!(clock.instant(), wrong.instant());
     }
 
     #[test]

@@ -19,6 +19,7 @@ use super::{
     auth::{self, Denied},
     event::Event,
     integrity::{self, BadEvent, BadJson, BadSignature},
+    policy::PolicyServer,
 };
 
 /// Why an event is dropped: it is as if it had never come.
@@ -52,6 +53,8 @@ pub struct Received {
 pub struct Pdu {
     /// The event, redacted if its content is not the one that was signed.
     pub event: Event,
+    /// Whether the room's policy server was asked to sign it, in vain.
+    pub refused: bool,
 }
 
 /// The room that an event says it is in, to find the version of which it must be.
@@ -157,7 +160,10 @@ impl Received {
     /// The event, for whoever has checked its signatures already.
     #[must_use]
     pub fn signed(self) -> Pdu {
-        Pdu { event: self.event }
+        Pdu {
+            event: self.event,
+            refused: false,
+        }
     }
 }
 
@@ -185,6 +191,8 @@ pub enum Need {
     PrevEvents(Vec<OwnedEventId>),
     /// The state before it: all events that it follows are there.
     StateBefore,
+    /// The signature of the room's policy server.
+    Recommendation(PolicyServer),
 }
 
 /// What becomes of an event.

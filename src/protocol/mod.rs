@@ -15,6 +15,7 @@ pub mod integrity;
 pub mod membership;
 pub mod pairing;
 pub mod path;
+pub mod policy;
 pub mod push;
 pub mod resolve;
 pub mod server_keys;

@@ -217,8 +217,8 @@ impl Network {
         &self.0.peers
     }
 
-    /// Forgets the connections to a server and the way to it, because either is no good any more.
-    pub(super) fn forget(&self, server: &ServerName) {
+    /// Leaves the connections to a server, and the way to it, to those who use them now.
+    pub(super) fn reconnect(&self, server: &ServerName) {
         self.0.servers.remove(server);
         self.0.resolver.forget(server);
     }
@@ -251,7 +251,7 @@ impl Network {
         {
             // A kept connection may be as dead as the link was; the next request begins with a new one, on a way that
             // is looked up again.
-            self.forget(server);
+            self.reconnect(server);
         }
         outcome
     }

@@ -179,6 +179,8 @@ impl Port {
             let _only_the_second_comes_back = node(request.clone()).await;
         }
         let response = node(request).await;
+        // It may be stopped while the answer is on its way.
+        drop(node);
         lan.travel(faults.delay).await;
         // The link may have gone down meanwhile.
         lan.reach(&self.name, server)?;

@@ -77,13 +77,6 @@ impl Transport {
             Self::Memory(port) => port.exchange(server, request, limits).await,
         }
     }
-
-    fn forget(&self, server: &ServerName) {
-        match self {
-            Self::Network(network) => network.forget(server),
-            Self::Memory(_) => {}
-        }
-    }
 }
 
 /// The other servers, as this node talks to them.
@@ -154,19 +147,21 @@ impl Remote {
     /// Adds or replaces a peer, from the next request on. One of the configuration stays as it is.
     pub fn put_peer(&self, server: &ServerName, peer: Peer) {
         self.0.peers.put(server, peer);
-        self.0.transport.forget(server);
+        self.reconnect(server);
     }
 
     /// Takes a peer away, from the next request on, unless it is one of the configuration.
     pub fn remove_peer(&self, server: &ServerName) {
         self.0.peers.remove(server);
-        self.0.transport.forget(server);
+        self.reconnect(server);
     }
 
     /// Has the next request to a server begin with a new connection, as there is a reason to think that the kept ones are
     /// dead. Requests that are under way go on.
     pub fn reconnect(&self, server: &ServerName) {
-        self.0.transport.forget(server);
+        if let Transport::Network(network) = &self.0.transport {
+            network.reconnect(server);
+        }
     }
 
     /// The servers that are asked for the keys of others.

@@ -7,7 +7,9 @@ use super::{
     notify::{Change, Kinds},
     open::Inner,
     outgoing::Note,
-    schema::{CURRENT_STATE, EXTRA_TARGETS, ExtraRow, LASTING_EDUS, LOCAL_EVENTS, PUBLIC_ROOMS},
+    schema::{
+        CURRENT_STATE, EXTRA_TARGETS, LASTING_EDUS, LEFT_SERVERS, LOCAL_EVENTS, PUBLIC_ROOMS,
+    },
 };
 use crate::protocol::ids::{Position, RoomNid, ServerNid, UserNid};
 
@@ -138,13 +140,18 @@ impl<'s> Batch<'s> {
             self.tell_servers(position, Note::Event { room });
         } else if table == EXTRA_TARGETS.name
             && let Some((server, position)) = <(ServerNid, Position)>::decode(key)
-            && let Some(ExtraRow { room, .. }) = ExtraRow::from_bytes(value)
+            && let Some((room,)) = <(RoomNid,)>::from_bytes(value)
         {
             self.tell_servers(position, Note::Extra { server, room });
         } else if table == LASTING_EDUS.name
             && let Some((server, position)) = <(ServerNid, Position)>::decode(key)
         {
             self.tell_servers(position, Note::Lasting { server });
+        } else if table == LEFT_SERVERS.name
+            && let Some((server, _, _)) = <(ServerNid, RoomNid, Position)>::decode(key)
+            && let Some((until,)) = <(Position,)>::from_bytes(value)
+        {
+            self.tell_servers(until, Note::Left { server });
         }
         self.note_change(table, key);
         self.writes.put_cf(self.inner.table(table), key, value);

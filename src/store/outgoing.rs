@@ -33,6 +33,12 @@ pub enum Note {
         /// The server.
         server: ServerNid,
     },
+    /// A server has left a room, by its row in `LEFT_SERVERS`: it is not found among those in the room any more, but must
+    /// be told what was before.
+    Left {
+        /// The server.
+        server: ServerNid,
+    },
     /// A receipt of a local user, by the row in `RECEIPTS` that has its position.
     Receipt {
         /// The room.

@@ -73,7 +73,10 @@ tables! {
     /// What this node has made and other servers are to be told: the position is the event's number.
     LOCAL_EVENTS = "local_events": (RoomNid, Position) => (), Sequential;
     /// The same for servers that are not in the room any more, or not yet.
-    EXTRA_TARGETS = "extra_targets": (ServerNid, Position) => ExtraRow, Sequential;
+    EXTRA_TARGETS = "extra_targets": (ServerNid, Position) => (RoomNid,), Sequential;
+    /// Servers that are in a room no more, by when the first of their users had come, and until when one was there: what
+    /// was said meanwhile they are told all the same. Gone when they have been.
+    LEFT_SERVERS = "left_servers": (ServerNid, RoomNid, Position) => (Position,), Sequential;
 
     // -- Rooms ----------------------------------------------------------------------------------------------------
     /// The end of each room's graph, and its counts.

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use http::StatusCode;
 use kontor::{
-    config::FederationMode,
+    config::{FederationMode, Peer},
     protocol::{server_keys::ServerKeys, xmatrix::verify_text},
 };
-use ruma::{owned_server_name, server_name};
+use ruma::{ServerName, owned_server_name, server_name};
 use serde_json::{Value, json};
 
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
 const SERVER: &str = "/_matrix/key/v2/server";
 const QUERY: &str = "/_matrix/key/v2/query";
 
-fn parsed(document: &Value, server: &ruma::ServerName) -> ServerKeys {
+fn parsed(document: &Value, server: &ServerName) -> ServerKeys {
     ServerKeys::parse(&document.to_string(), server).expect("it is signed by its own keys")
 }
 
@@ -159,6 +159,44 @@ async fn a_notary_is_asked_when_the_server_is_gone() {
     say(&document);
     server.clock.advance(Duration::from_mins(5));
     ok(gone.get(&server, path).await);
+}
+
+#[tokio::test]
+async fn peers_vouch_for_peers_and_nobody_else() {
+    let server = TestServer::with(|config| {
+        for name in ["b.example", "n.example"] {
+            let name = ServerName::parse(name).unwrap();
+            config.federation.peers.insert(name, Peer::default());
+        }
+    });
+    server.register("alice").await;
+    let peer = Neighbour::new(&server.lan, "n.example", 1);
+    let path = "/_matrix/federation/v1/query/profile?user_id=@alice:localhost";
+    for (name, is_believed) in [("b.example", true), ("c.example", false)] {
+        let gone = Neighbour::new(&server.lan, name, 2);
+        gone.answers(SERVER, StatusCode::BAD_GATEWAY, "");
+        let mut document =
+            kontor::protocol::server_keys::publish(&gone.name, &gone.key, &[], START + VALIDITY);
+        kontor::protocol::integrity::sign_json(&mut document, &peer.key, &peer.name).unwrap();
+        let document = kontor::protocol::integrity::canonical(&document);
+        let body = format!("{{\"server_keys\":[{document}]}}");
+        peer.answers(&format!("{QUERY}/{name}"), StatusCode::OK, body);
+        let answer = gone.get(&server, path).await;
+        if is_believed {
+            ok(answer);
+        } else {
+            refused(answer, 401, "M_UNAUTHORIZED");
+        }
+    }
+    // Whom another peer asks about, of that we do not ask it again.
+    // It is also greeted now and then.
+    let asked = || peer.asked() - peer.put().len();
+    let before = asked();
+    let gone = Neighbour::new(&server.lan, "b.example", 3);
+    gone.answers(SERVER, StatusCode::BAD_GATEWAY, "");
+    server.clock.advance(Duration::from_hours(2));
+    ok(server.anonymous().get(&format!("{QUERY}/b.example")).await);
+    assert_eq!(asked(), before);
 }
 
 #[tokio::test]

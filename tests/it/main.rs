@@ -37,6 +37,7 @@ mod offices;
 mod openid;
 mod outbox;
 mod pairing;
+mod policy_servers;
 mod presence;
 mod profiles;
 mod push_rules;

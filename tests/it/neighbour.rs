@@ -1,8 +1,11 @@
 //! Another server as far as the node can see it: a name, a key, and whatever it answers.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -35,14 +38,39 @@ pub(crate) struct Neighbour {
     shared: Arc<Shared>,
 }
 
+/// An answer to a path that comes from what was sent there.
+type Computed = (String, Box<dyn Fn(&str) -> String + Send>);
+
+/// The status of an answer that is not there yet.
+pub(crate) const HELD: StatusCode = StatusCode::PROCESSING;
+
 #[derive(Default)]
 struct Shared {
     /// Answers by path; the longest that fits counts.
     answers: Mutex<Vec<(String, StatusCode, String)>>,
+    /// What it answers where there is none of these.
+    computed: Mutex<Option<Computed>>,
     /// How often it was asked.
     asked: AtomicUsize,
     /// The path and body of everything that was put there, in the order of arrival.
     put: Mutex<Vec<(String, Value)>>,
+}
+
+impl Shared {
+    fn answer(&self, path: &str, body: &str) -> (StatusCode, String) {
+        let answers = self.answers.lock();
+        let fitting = answers.iter().filter(|(start, ..)| path.starts_with(start));
+        if let Some((_, status, answer)) = fitting.max_by_key(|(start, ..)| start.len()) {
+            return (*status, answer.clone());
+        }
+        match &*self.computed.lock() {
+            Some((start, answer)) if path.starts_with(start) => (StatusCode::OK, answer(body)),
+            _ => {
+                let unknown = "{\"errcode\":\"M_UNRECOGNIZED\"}";
+                (StatusCode::NOT_FOUND, unknown.to_owned())
+            }
+        }
+    }
 }
 
 impl Neighbour {
@@ -66,24 +94,19 @@ impl Neighbour {
                     let body = serde_json::from_slice(request.body()).expect("a body is JSON");
                     shared.put.lock().push((path.clone(), body));
                 }
-                let answers = shared.answers.lock();
-                let fitting = answers.iter().filter(|(start, ..)| path.starts_with(start));
-                let best = fitting.max_by_key(|(start, ..)| start.len()).cloned();
-                let (status, body) = best.map_or_else(
-                    || {
-                        (
-                            StatusCode::NOT_FOUND,
-                            "{\"errcode\":\"M_UNRECOGNIZED\"}".to_owned(),
-                        )
-                    },
-                    |(_, status, body)| (status, body),
-                );
+                let body = String::from_utf8_lossy(request.body()).into_owned();
+                let shared = shared.clone();
                 Box::pin(async move {
+                    let (mut status, mut answer) = shared.answer(&path, &body);
+                    while status == HELD {
+                        tokio::time::sleep(Duration::from_millis(2)).await;
+                        (status, answer) = shared.answer(&path, &body);
+                    }
                     // One that never answers.
                     if status == StatusCode::IM_A_TEAPOT {
                         std::future::pending::<()>().await;
                     }
-                    let mut response = Response::new(Bytes::from(body));
+                    let mut response = Response::new(Bytes::from(answer));
                     *response.status_mut() = status;
                     response
                 })
@@ -97,6 +120,18 @@ impl Neighbour {
         let mut answers = self.shared.answers.lock();
         answers.retain(|(known, ..)| known != path);
         answers.push((path.to_owned(), status, body.to_string()));
+    }
+
+    /// What it answers where nothing else is said, from what was sent.
+    pub(crate) fn computes(&self, path: &str, answer: impl Fn(&str) -> String + Send + 'static) {
+        self.forget(path);
+        *self.shared.computed.lock() = Some((path.to_owned(), Box::new(answer)));
+    }
+
+    /// Takes back what was said about a path.
+    pub(crate) fn forget(&self, path: &str) {
+        let mut answers = self.shared.answers.lock();
+        answers.retain(|(known, ..)| known != path);
     }
 
     /// Publishes its key, and older ones.

@@ -9,6 +9,7 @@ use std::{
     },
 };
 
+use http::Method;
 use kontor::{
     clock::Clock,
     config::{Config, Fingerprint, Peer},
@@ -190,6 +191,21 @@ async fn all_requests_to_an_office_share_one_connection() {
     let before = came.load(Ordering::Relaxed);
     for answer in futures_util::future::join_all((0..30).map(|_| ask())).await {
         ok(answer);
+    }
+    // The first tells that b.example reads compressed bodies, the others are such.
+    let body = json!({
+        "edus": [], "pdus": [], "origin": "a.example", "origin_server_ts": START,
+        "more": "x".repeat(900_000),
+    });
+    let (remote, server) = (&a.server.services.remote, named("b.example"));
+    for number in 0..3 {
+        let (path, body) = (
+            format!("/_matrix/federation/v1/send/{number}"),
+            body.to_string(),
+        );
+        let limits = kontor::remote::Limits::USUAL;
+        let sent = remote.send_signed(&server, Method::PUT, &path, body.into(), limits);
+        sent.await.expect("it is taken");
     }
     assert_eq!(came.load(Ordering::Relaxed), before, "HTTP/2 needs no more");
     a.server.services.stop.cancel();

@@ -14,6 +14,7 @@ use kontor::{
 };
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use tower::ServiceExt as _;
 
 /// What every user's password is.
@@ -33,7 +34,8 @@ pub(crate) struct TestServer {
     transport: Transport,
     /// Shared with the clients, so that they find the node again after a restart.
     router: Shared,
-    directory: tempfile::TempDir,
+    /// Where the store is; a restart finds what is there.
+    pub(crate) directory: tempfile::TempDir,
 }
 
 type Shared = Arc<Mutex<Router>>;
@@ -57,13 +59,21 @@ impl TestServer {
         network: impl FnOnce(&Config, &Clock) -> Option<Transport>,
         change: impl FnOnce(&mut Config),
     ) -> Self {
+        Self::timed(Clock::manual(START), network, change)
+    }
+
+    /// The same by a manual clock that somebody else moves.
+    pub(crate) fn timed(
+        clock: Clock,
+        network: impl FnOnce(&Config, &Clock) -> Option<Transport>,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         let mut config = Config::default();
         config.registration.mode = RegistrationMode::Open;
         config.limits.enabled = false;
         change(&mut config);
         let directory = tempfile::tempdir().expect("there is room for a temporary directory");
         let router = Shared::default();
-        let clock = Clock::manual(START);
         let lan = Lan::new(clock.clone(), Entropy::seeded(7));
         let transport = network(&config, &clock).unwrap_or_else(|| lan.port(&config.server.name));
         Self::open(config, clock, (lan, transport), directory, router)
@@ -108,8 +118,10 @@ impl TestServer {
             opened = Store::open(&options);
         }
         let store = opened.expect("the store opens");
-        // Another seed after a restart, so that no token comes twice.
-        let seed = store.view().position().0;
+        // Another seed after a restart and on another node, so that no token comes twice.
+        let name = Sha256::digest(config.server.name.as_str());
+        let name = u64::from_be_bytes(name[..8].try_into().expect("a digest is longer"));
+        let seed = name ^ store.view().position().0;
         let services = Services::new(
             Arc::new(config),
             clock.clone(),

@@ -8,7 +8,7 @@ use http::{Request, Response};
 use kontor::{
     clock::{Clock, Entropy},
     config::Config,
-    remote::Lan,
+    remote::{Lan, memory::Handler},
 };
 use ruma::{OwnedServerName, ServerName};
 use tower::ServiceExt as _;
@@ -45,19 +45,21 @@ pub(crate) fn node_with(lan: &Lan, name: &str, change: impl FnOnce(&mut Config))
 }
 
 fn attach(lan: &Lan, name: &ServerName, server: &TestServer) {
+    lan.attach(name, handler(server));
+}
+
+/// What answers the requests of other nodes.
+pub(crate) fn handler(server: &TestServer) -> Handler {
     let router = kontor::http::router(server.services.clone());
-    lan.attach(
-        name,
-        Arc::new(move |request: Request<Bytes>| {
-            let router = router.clone();
-            Box::pin(async move {
-                let response = router.oneshot(request.map(Body::from)).await;
-                let (parts, body) = response.expect("the router always answers").into_parts();
-                let body = kontor::http::body::read(body, 1 << 30).await;
-                Response::from_parts(parts, body.expect("the answer is whole"))
-            })
-        }),
-    );
+    Arc::new(move |request: Request<Bytes>| {
+        let router = router.clone();
+        Box::pin(async move {
+            let response = router.oneshot(request.map(Body::from)).await;
+            let (parts, body) = response.expect("the router always answers").into_parts();
+            let body = kontor::http::body::read(body, 1 << 30).await;
+            Response::from_parts(parts, body.expect("the answer is whole"))
+        })
+    })
 }
 
 /// Fails unless the stores of all nodes hold together.

@@ -220,6 +220,8 @@ async fn trees_go_across_servers() {
     add(&alice, &root, &far, "b.example").await;
     add(&alice, &root, &members, "b.example").await;
     add(&bob, &far, &deep, "b.example").await;
+    // Of the same moment the one with the lesser id would come first.
+    b.clock.advance(Duration::from_millis(1));
     add(&bob, &far, &hidden, "b.example").await;
     // b does not know that alice is in the space.
     assert_eq!(tree(&alice, &root, "").await, "root far deep");

@@ -392,8 +392,30 @@ impl Federation {
         Ok(fate_of(&outcome))
     }
 
-    /// Writes an event if nothing is missing; with it goes the row in which it waited.
+    /// Writes an event if nothing is missing, but for a signature of the room's policy server, which is asked for. See
+    /// "Validating Policy Server signatures" in the server-server API.
     async fn write(
+        &self,
+        search: &Search,
+        pdu: &Arc<Pdu>,
+        state: Option<&Arc<Vec<OwnedEventId>>>,
+        staged: Option<Position>,
+    ) -> Result<Outcome> {
+        let mut pdu = pdu.clone();
+        loop {
+            match self.write_once(search, &pdu, state, staged).await? {
+                // One that was asked in vain is not asked again, even if the room takes another one meanwhile.
+                Outcome::Needs(Need::Recommendation(server)) => {
+                    let judged = Box::pin(self.judged(&server, &pdu, search.rules)).await?;
+                    pdu = Arc::new(judged);
+                }
+                outcome => return Ok(outcome),
+            }
+        }
+    }
+
+    /// Writes an event if nothing is missing; with it goes the row in which it waited.
+    async fn write_once(
         &self,
         search: &Search,
         pdu: &Arc<Pdu>,

@@ -13,6 +13,7 @@ mod handshake;
 mod inbox;
 mod ingest;
 mod outbox;
+mod recommend;
 mod search;
 mod serve;
 mod spaces;

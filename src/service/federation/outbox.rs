@@ -171,6 +171,14 @@ impl Outbox {
                     }
                     continue;
                 }
+                Note::Left { server } => {
+                    if let Some(destination) = self.destination(*server)?
+                        && destination.look_again()
+                    {
+                        self.run(destination);
+                    }
+                    continue;
+                }
                 Note::Presence { user, json } => {
                     self.tell_presence(&view, *user, json)?;
                     continue;

@@ -109,6 +109,7 @@ impl Federation {
         self.read_as(origin, room, move |guest, rooms, view| {
             let stored = guest.find(&id)?;
             let stored = stored.ok_or_else(|| Error::not_found("The event"))?;
+            guest.must_have_been_here(&stored)?;
             let chain = rooms.auth_chain(view, &[stored.nid])?;
             let mut out = String::from("{\"auth_chain\":");
             push_events(&mut out, rooms, view, &chain)?;

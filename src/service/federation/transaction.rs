@@ -6,7 +6,6 @@
 use std::{
     collections::{HashMap, HashSet},
     fmt::Write as _,
-    ops::Bound,
     sync::Arc,
 };
 
@@ -28,7 +27,7 @@ use crate::{
     service::rooms::Stored,
     store::{
         self, View,
-        schema::{EXTRA_TARGETS, LASTING_EDUS, RECEIPTS, ROOM_SERVERS, ReceiptRow},
+        schema::{LASTING_EDUS, RECEIPTS, ROOM_SERVERS, ReceiptRow},
     },
 };
 
@@ -135,7 +134,6 @@ impl Flight {
             events: Vec::new(),
             edus: Vec::new(),
         };
-        let mut since = HashMap::new();
         let mut receipts = Receipts::default();
         let mut hash = Sha256::new();
         for item in &self.items {
@@ -144,21 +142,10 @@ impl Flight {
                     .extend(LASTING_EDUS.get(view, &(nid, item.position))?);
                 continue;
             }
-            if item.what != What::Extra {
-                // It may have left since.
-                let row = match since.get(&item.room) {
-                    Some(row) => *row,
-                    None => {
-                        let row = ROOM_SERVERS.get(view, &(item.room, nid))?;
-                        *since
-                            .entry(item.room)
-                            .or_insert(row.map(|server| server.since))
-                    }
-                };
-                let is_there = row.is_some_and(|since| item.position >= since);
-                if !is_there && !was_there(view, nid, item)? {
-                    continue;
-                }
+            // It may have left since.
+            let place = (item.room, nid);
+            if item.what != What::Extra && !parts.rooms.tells_server(view, place, item.position)? {
+                continue;
             }
             if item.what == What::Receipt {
                 let row = RECEIPTS.get(view, &(item.room, item.position))?;
@@ -215,18 +202,6 @@ impl Flight {
         }
         Ok(edus)
     }
-}
-
-/// Whether something happened before the server was sent out of the room, which it has not been told yet.
-fn was_there(view: &View, server: ServerNid, item: &Item) -> Result<bool> {
-    let after = Bound::Excluded((server, item.position));
-    for row in EXTRA_TARGETS.range(view, &(server,), (after, Bound::Unbounded)) {
-        let (_, extra) = row?;
-        if extra.room == item.room && extra.since <= item.position {
-            return Ok(item.what == What::Event);
-        }
-    }
-    Ok(false)
 }
 
 /// An event, unless its row is damaged: then it cannot be sent to anybody, and nothing may wait for it.

@@ -19,7 +19,7 @@ use crate::{
     store::{
         View,
         schema::{
-            DESTINATIONS, DestinationRow, EXTRA_TARGETS, ExtraRow, LASTING_EDUS, LOCAL_EVENTS,
+            DESTINATIONS, DestinationRow, EXTRA_TARGETS, LASTING_EDUS, LEFT_SERVERS, LOCAL_EVENTS,
             RECEIPTS, ROOM_SERVERS, SERVER_ROOMS,
         },
     },
@@ -140,6 +140,9 @@ impl Outbox {
         for row in EXTRA_TARGETS.scan(&view, &()) {
             behind.insert(row?.0.0);
         }
+        for row in LEFT_SERVERS.scan(&view, &()) {
+            behind.insert(row?.0.0);
+        }
         let mut server = ServerNid::default();
         loop {
             let from = Bound::Included((server, Position::default()));
@@ -182,23 +185,7 @@ impl Outbox {
         };
         let after = Bound::Excluded((server, cursor));
         for row in EXTRA_TARGETS.range(view, &(server,), (after, Bound::Unbounded)) {
-            let ((_, position), ExtraRow { room, since }) = row?;
-            // What happened while it was still there, and then that it is not any more.
-            let from = Position(since.0.max(cursor.0 + 1));
-            let bounds = (
-                Bound::Included((room, from)),
-                Bound::Excluded((room, position)),
-            );
-            for row in LOCAL_EVENTS.range(view, &(room,), bounds) {
-                let ((_, position), ()) = row?;
-                if !add(Item {
-                    position,
-                    room,
-                    what: What::Event,
-                }) {
-                    break;
-                }
-            }
+            let ((_, position), (room,)) = row?;
             if !add(Item {
                 position,
                 room,
@@ -216,6 +203,28 @@ impl Outbox {
                 what,
             }) {
                 break;
+            }
+        }
+        for row in LEFT_SERVERS.scan(view, &(server,)) {
+            let ((_, room, since), (until,)) = row?;
+            let from = Position(since.0.max(cursor.0 + 1));
+            if from > until {
+                continue;
+            }
+            let bounds = (
+                Bound::Included((room, from)),
+                Bound::Included((room, until)),
+            );
+            for row in LOCAL_EVENTS.range(view, &(room,), bounds) {
+                let ((_, position), ()) = row?;
+                let what = What::Event;
+                if !add(Item {
+                    position,
+                    room,
+                    what,
+                }) {
+                    break;
+                }
             }
         }
         for row in SERVER_ROOMS.scan(view, &(server,)) {
@@ -253,6 +262,7 @@ impl Outbox {
 
     pub(super) fn sweep(&self) -> Result<usize> {
         self.save()?;
+        let left = self.forget_left()?;
         let view = self.parts.store.view();
         let (mut removed, mut room) = (0, RoomNid::default());
         loop {
@@ -262,7 +272,10 @@ impl Outbox {
                 return Ok(removed);
             };
             room = row?.0.0;
-            let until = self.got_by_all(&view, room)?;
+            let mut until = self.got_by_all(&view, room)?;
+            if let Some(cursor) = left.get(&room) {
+                until = until.min(*cursor);
+            }
             let bounds = (Bound::Unbounded, Bound::Included((room, until)));
             let mut done = LOCAL_EVENTS.range(&view, &(room,), bounds);
             loop {
@@ -283,24 +296,42 @@ impl Outbox {
         }
     }
 
-    /// Up to where every server of a room has got everything.
-    fn got_by_all(&self, view: &View, room: RoomNid) -> Result<Position> {
-        let cursor = |server| -> Result<Position> {
-            let row = DESTINATIONS.get(view, &(server,))?;
-            Ok(row.map(|row| row.cursor).unwrap_or_default())
-        };
-        let mut until = view.position();
-        // Whoever was sent away may not have got what was before.
-        for row in EXTRA_TARGETS.scan(view, &()) {
-            let ((server, position), extra) = row?;
-            if extra.room == room && extra.since < position {
-                until = until.min(cursor(server)?);
+    /// Removes what says that servers that left are still to be told something, where they have been; gives for each room
+    /// of the others how far they are.
+    fn forget_left(&self) -> Result<HashMap<RoomNid, Position>> {
+        let view = self.parts.store.view();
+        let mut left: HashMap<RoomNid, Position> = HashMap::new();
+        let mut done = Vec::new();
+        for row in LEFT_SERVERS.scan(&view, &()) {
+            let ((server, room, since), (until,)) = row?;
+            let row = DESTINATIONS.get(&view, &(server,))?;
+            let cursor = row.map(|row| row.cursor).unwrap_or_default();
+            if cursor >= until {
+                done.push((server, room, since));
+            } else {
+                let known = left.entry(room).or_insert(cursor);
+                *known = cursor.min(*known);
             }
         }
+        for chunk in done.chunks(CHUNK) {
+            let _not_awaited = self.parts.store.commit(|batch| {
+                for key in chunk {
+                    LEFT_SERVERS.delete(batch, key);
+                }
+                Ok(())
+            })?;
+        }
+        Ok(left)
+    }
+
+    /// Up to where every server of a room has got everything.
+    fn got_by_all(&self, view: &View, room: RoomNid) -> Result<Position> {
+        let mut until = view.position();
         for row in ROOM_SERVERS.scan(view, &(room,)) {
             let ((_, server), _) = row?;
             if server != self.parts.rooms.own_server() {
-                until = until.min(cursor(server)?);
+                let row = DESTINATIONS.get(view, &(server,))?;
+                until = until.min(row.map(|row| row.cursor).unwrap_or_default());
             }
         }
         Ok(until)

@@ -12,6 +12,7 @@ use crate::{
     error::Result,
     protocol::{
         integrity::{self, BadSignature},
+        policy,
         xmatrix::is_key_id,
     },
 };
@@ -50,7 +51,9 @@ impl Keyring {
                 .and_then(|all| all.get(server.as_str()))
                 .and_then(CanonicalJsonValue::as_object);
             let ids = listed.into_iter().flat_map(|listed| listed.keys());
-            let ids = ids.filter(|id| is_key_id(id)).take(MOST_SIGNATURES);
+            // That of a policy server is published nowhere, and proves nothing about the sender.
+            let ids = ids.filter(|id| is_key_id(id) && *id != policy::KEY_ID);
+            let ids = ids.take(MOST_SIGNATURES);
             needs.extend(ids.map(|id| Need {
                 server: server.clone(),
                 key_id: id.clone(),

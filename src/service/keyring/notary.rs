@@ -6,7 +6,7 @@ use http::StatusCode;
 use ruma::{CanonicalJsonObject, OwnedServerName};
 use tokio::{task::JoinSet, time::timeout};
 
-use super::Keyring;
+use super::{Keyring, others::Vouchers};
 use crate::{
     error::{Error, Result},
     protocol::{integrity, xmatrix::is_key_id},
@@ -53,7 +53,8 @@ impl Keyring {
                 tasks.spawn(async move {
                     let answers = || keyring.answers(&asked);
                     let at = asked.valid_until.unwrap_or_else(|| keyring.clock.now_ms());
-                    keyring.fly(&asked.server, at, &answers).await.map(drop)
+                    let asking = keyring.fly(&asked.server, at, Vouchers::None, &answers);
+                    asking.await.map(drop)
                 });
             }
         }

@@ -1,9 +1,10 @@
 //! The keys of other servers: got once, kept for ever, and asked for again only when they do not suffice.
 //!
-//! Only the server itself and the configured notaries are ever asked, each server by one task at a time, and one that
-//! has failed not again for a while.
+//! Only the server itself, the configured notaries, and about a peer the other peers are ever asked, each server by one
+//! task at a time, and one that has failed not again for a while.
 
 use std::{
+    collections::HashSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -68,6 +69,15 @@ pub(super) struct Flight {
     not_before: Option<Instant>,
     /// Why it failed last.
     problem: Option<remote::Error>,
+}
+
+/// Who is asked about a peer besides itself and the configured notaries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Vouchers {
+    /// All other peers.
+    Peers,
+    /// Nobody: one of them has asked us.
+    None,
 }
 
 impl Keyring {
@@ -152,7 +162,8 @@ impl Keyring {
     /// if it did.
     pub(super) async fn fetch(&self, need: &Need) -> Result<Option<remote::Error>> {
         let is_held = || Ok(self.held(need)?.is_some());
-        self.fly(&need.server, need.at.unwrap_or(0), &is_held).await
+        let at = need.at.unwrap_or(0);
+        self.fly(&need.server, at, Vouchers::Peers, &is_held).await
     }
 
     /// Asks about a server until `suffices` says that what is known of it does. `at` is the time for which keys are
@@ -161,6 +172,7 @@ impl Keyring {
         &self,
         server: &ServerName,
         at: u64,
+        vouchers: Vouchers,
         suffices: &(dyn Fn() -> Result<bool> + Send + Sync),
     ) -> Result<Option<remote::Error>> {
         if server == self.name {
@@ -188,7 +200,7 @@ impl Keyring {
                 Err(_) => return Ok(Some(remote::Kind::Timeout(LONGEST_QUEUE).of(server))),
             }
         };
-        let outcome = self.ask_everybody(server, at, suffices).await?;
+        let outcome = self.ask_everybody(server, at, vouchers, suffices).await?;
         drop(seat);
         let now = self.clock.instant();
         match outcome {
@@ -213,22 +225,40 @@ impl Keyring {
         Ok(flight.problem.clone())
     }
 
-    /// Asks the server, and if that does not suffice, the notaries. Says why the server did not answer.
+    /// Asks the server, and if that does not suffice, the notaries, all at once. Says why the server did not answer.
     async fn ask_everybody(
         &self,
         server: &ServerName,
         at: u64,
+        vouchers: Vouchers,
         suffices: &(dyn Fn() -> Result<bool> + Send + Sync),
     ) -> Result<Option<remote::Error>> {
         let problem = self.ask(server).await?;
         if suffices()? {
             return Ok(None);
         }
-        for notary in self.remote.notaries() {
-            if notary == server || *notary == self.name {
-                continue;
+        let notaries = self.remote.notaries().iter().cloned();
+        // Peers vouch for each other: who comes into a room while one office is cut off could not believe what its users
+        // have said there, and would have another room than all others for ever.
+        let peers = self.remote.peers().into_iter().map(|(name, _)| name);
+        let peers = peers.filter(|_| vouchers == Vouchers::Peers && self.remote.is_peer(server));
+        let mut asked = HashSet::from([server.to_owned(), self.name.clone()]);
+        let mut tasks = JoinSet::new();
+        for notary in notaries.chain(peers) {
+            if asked.insert(notary.clone()) {
+                let (remote, server) = (self.remote.clone(), server.to_owned());
+                tasks.spawn(async move {
+                    let answer = remote.server_keys_from(&notary, &server, at).await;
+                    (notary, answer)
+                });
             }
-            self.ask_notary(notary, server, at).await?;
+        }
+        while let Some(done) = tasks.join_next().await {
+            match done {
+                Ok((notary, Ok(documents))) => self.take_from(&notary, server, documents).await?,
+                Ok((_, Err(error))) => tracing::debug!(%error, "a notary did not answer"),
+                Err(error) => tracing::error!(%error, "asking a notary broke off"),
+            }
             if suffices()? {
                 return Ok(None);
             }
@@ -244,14 +274,13 @@ impl Keyring {
         }
     }
 
-    async fn ask_notary(&self, notary: &ServerName, server: &ServerName, at: u64) -> Result<()> {
-        let documents = match self.remote.server_keys_from(notary, server, at).await {
-            Ok(documents) => documents,
-            Err(error) => {
-                tracing::warn!(%error, "a notary did not answer");
-                return Ok(());
-            }
-        };
+    /// Keeps what a notary has said of a server.
+    async fn take_from(
+        &self,
+        notary: &ServerName,
+        server: &ServerName,
+        documents: Vec<ServerKeys>,
+    ) -> Result<()> {
         let mut is_asked = false;
         for keys in documents {
             // The server's own signature proves nothing here: whoever makes up a server makes up its keys.

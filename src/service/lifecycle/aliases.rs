@@ -123,11 +123,17 @@ impl Lifecycle {
             Some(guard) if may_name => self.without(guard.head(), alias)?,
             _ => None,
         };
-        match (guard.as_mut(), renamed) {
-            (Some(guard), Some(content)) => {
-                let kind = StateEventType::RoomCanonicalAlias;
+        let kind = StateEventType::RoomCanonicalAlias;
+        let mut rename =
+            renamed.map(|content| NewEvent::state(&requester.user_id, kind, "", content));
+        let at_once = match (&mut guard, &rename) {
+            (Some(guard), Some(event)) => self.policy_for(guard.head(), event)?.is_none(),
+            _ => true,
+        };
+        match (guard.as_mut(), rename.take_if(|_| at_once)) {
+            (Some(guard), Some(event)) => {
                 let mut run = Run::new(&self.rooms, guard.head());
-                run.add(NewEvent::state(&requester.user_id, kind, "", content))?;
+                run.add(event)?;
                 run.commit(delete)?;
             }
             _ => {
@@ -138,7 +144,16 @@ impl Lifecycle {
             }
         }
         drop(taken);
-        drop(guard);
+        if let (Some(guard), Some(event)) = (guard, rename) {
+            // The alias is gone, whatever the room's policy server thinks of its name.
+            match self.write(guard, event).await {
+                Err(error) if error.is_internal() => return Err(error),
+                Err(error) => {
+                    tracing::info!(%room, %error, "a room keeps the name of an alias that is gone")
+                }
+                Ok(_) => {}
+            }
+        }
         self.settle().await
     }
 

@@ -142,7 +142,7 @@ impl Lifecycle {
             return Ok(());
         }
         let event = NewEvent::state(user, kind, user.as_str(), content);
-        match self.append(head, event) {
+        match self.write(guard, event).await {
             Ok(_) => {}
             Err(error) if error.is_internal() => return Err(error),
             Err(error) => tracing::info!(%room, %user, %error, "a profile was not taken over"),

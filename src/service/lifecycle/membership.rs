@@ -379,7 +379,7 @@ impl Lifecycle {
     /// Writes a member event, unless it says what is so already, and waits until it is safe.
     async fn change(
         &self,
-        mut guard: RoomGuard,
+        guard: RoomGuard,
         requester: &Requester,
         target: &UserId,
         membership: MembershipState,
@@ -388,12 +388,7 @@ impl Lifecycle {
         content.insert("membership".to_owned(), membership.to_string().into());
         let kind = StateEventType::RoomMember;
         let event = NewEvent::state(&requester.user_id, kind, target.as_str(), content);
-        let head = guard.head();
-        let id = match self.as_it_is(head, &event)? {
-            Some(id) => id,
-            None => self.append(head, event)?,
-        };
-        drop(guard);
+        let id = self.write(guard, event).await?;
         self.settle().await?;
         Ok(id)
     }

@@ -9,6 +9,7 @@ mod send;
 mod spaces;
 mod third_party;
 mod upgrade;
+mod write;
 
 use std::sync::Arc;
 

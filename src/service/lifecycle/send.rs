@@ -15,10 +15,7 @@ use crate::{
         limits::Kind,
         rooms::{NewEvent, RoomHead, Transaction},
     },
-    store::{
-        View,
-        schema::{RELATIONS, TRANSACTIONS},
-    },
+    store::{View, schema::RELATIONS},
 };
 
 impl Lifecycle {
@@ -120,73 +117,18 @@ impl Lifecycle {
         self.limits
             .check(Kind::Message, requester.user_id.as_str())?;
         // Whoever repeats a request is answered as before, also when they could not make it any more.
-        if let Some(id) = self.repeated(requester, room, &event)? {
+        if let Some(id) = self.repeated(room, &event)? {
             self.settle().await?;
             return Ok(id);
         }
-        let mut guard = self.rooms.lock_for(requester, room).await?;
-        let head = guard.head();
-        let present = match self.repeated(requester, room, &event)? {
-            Some(id) => Some(id),
-            None => self.as_it_is(head, &event)?,
-        };
-        let id = match present {
-            Some(id) => id,
-            None => {
-                self.check_content(head, &event)?;
-                self.append(head, event)?
-            }
-        };
-        drop(guard);
+        let guard = self.rooms.lock_for(requester, room).await?;
+        let id = self.write(guard, event).await?;
         self.settle().await?;
         Ok(id)
     }
 
-    /// The event that the same transaction has made.
-    fn repeated(
-        &self,
-        requester: &Requester,
-        room: &RoomId,
-        event: &NewEvent,
-    ) -> Result<Option<OwnedEventId>> {
-        let (Some(transaction), Some(room)) = (&event.transaction, self.store.find_room(room)?)
-        else {
-            return Ok(None);
-        };
-        let device = transaction.origin.device_id.as_str();
-        let key = (requester.nid, device, room, transaction.key());
-        let view = self.store.latest();
-        let Some(row) = TRANSACTIONS.get(&view, &key)? else {
-            return Ok(None);
-        };
-        let made = self.rooms.event(&view, row.event)?;
-        Ok(Some(made.event.header.id.clone()))
-    }
-
-    /// The state event that says the same already, by the same user.
-    pub(super) fn as_it_is(
-        &self,
-        head: &RoomHead,
-        event: &NewEvent,
-    ) -> Result<Option<OwnedEventId>> {
-        let Some(state_key) = &event.state_key else {
-            return Ok(None);
-        };
-        let view = self.store.latest();
-        let event_type = event.event_type.to_string();
-        let present = self
-            .rooms
-            .entry(&view, &head.state, &event_type, state_key)?;
-        let same = present.filter(|present| {
-            let content = present.event.content_as::<CanonicalJsonObject>();
-            present.event.header.sender == event.sender
-                && content.is_ok_and(|content| content == event.content)
-        });
-        Ok(same.map(|same| same.event.header.id.clone()))
-    }
-
     /// What the authorization rules leave to us.
-    fn check_content(&self, head: &RoomHead, event: &NewEvent) -> Result<()> {
+    pub(super) fn check_content(&self, head: &RoomHead, event: &NewEvent) -> Result<()> {
         if let Some(target) = &event.redacts {
             let view = self.store.latest();
             let found = self.rooms.find_event(&view, target)?;

@@ -91,11 +91,8 @@ impl Lifecycle {
         let mut profile = self.profile(target)?;
         profile.extend(invite);
         let kind = StateEventType::RoomMember;
-        self.append(
-            head,
-            NewEvent::state(sender, kind, target.as_str(), profile),
-        )?;
-        drop(guard);
+        let event = NewEvent::state(sender, kind, target.as_str(), profile);
+        self.write(guard, event).await?;
         self.settle().await
     }
 

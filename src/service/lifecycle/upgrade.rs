@@ -25,7 +25,10 @@ use crate::{
         limits::Kind,
         rooms::{NewEvent, RoomHead, Run},
     },
-    store::schema::{AliasRow, CURRENT_STATE, PUBLIC_ROOMS, ROOM_ALIASES},
+    store::{
+        Batch,
+        schema::{AliasRow, CURRENT_STATE, PUBLIC_ROOMS, ROOM_ALIASES},
+    },
 };
 
 /// The state that goes to the new room as it is, besides what has a rule of its own.
@@ -106,6 +109,21 @@ impl Lifecycle {
         let creation = creation(head, &copied, rules, &creators)?;
         let (mut new, create) = self.rooms.begin(user, to, creation).await?;
         let (new_id, new_nid) = (new.head().id.clone(), new.head().nid);
+        let mut last = last_events(&copied, &power, user, &new_id)?
+            .into_iter()
+            .map(|(kind, content)| NewEvent::state(user, kind, "", content));
+        let tombstone = last.next();
+        let tombstone =
+            tombstone.ok_or_else(|| Error::Internal("a room ends with nothing".to_owned()))?;
+        let mut signed = None;
+        if self.policy_for(head, &tombstone)?.is_some() {
+            // What its policy server does not let end has no successor. Both rooms are free while it is asked.
+            drop((guard, new));
+            signed = self.signed_ahead(old, &tombstone).await?;
+            guard = self.rooms.lock_for(requester, old).await?;
+            new = self.rooms.lock_or_make(&new_id, to).await?;
+        }
+        let head = guard.head();
         let rules = &new.head().rules.authorization;
         let mut run = Run::new(&self.rooms, new.head());
         run.add_create(create)?;
@@ -122,16 +140,7 @@ impl Lifecycle {
         run.commit(|_| {})?;
         let old_nid = head.nid;
         let members = head.members.clone();
-        let mut closing = Run::new(&self.rooms, head);
-        for (kind, content) in last_events(&copied, &power, user, &new_id)? {
-            let needed = kind == StateEventType::RoomTombstone;
-            match closing.add(NewEvent::state(user, kind, "", content)) {
-                Err(error) if needed || error.is_internal() => return Err(error),
-                // Without the power for it the old room stays open.
-                _ => {}
-            }
-        }
-        closing.commit(|batch| {
+        let moved = |batch: &mut Batch<'_>| {
             for alias in &aliases {
                 let row = AliasRow {
                     room: new_nid,
@@ -144,10 +153,41 @@ impl Lifecycle {
                 PUBLIC_ROOMS.delete(batch, &(old_nid,));
                 PUBLIC_ROOMS.put(batch, &(new_nid,), &());
             }
-        })?;
+        };
+        let mut later = Vec::new();
+        if let Some(pdu) = signed {
+            if self.write_signed(head, &pdu, None)?.is_some() {
+                return Err(Error::forbidden(
+                    "The room's policy server was changed meanwhile; try again",
+                ));
+            }
+            let _durable_before_the_answer = self.store.commit(|batch| {
+                moved(batch);
+                Ok(())
+            })?;
+            later.extend(last);
+        } else {
+            let mut closing = Run::new(&self.rooms, head);
+            closing.add(tombstone)?;
+            for event in last {
+                match closing.add(event) {
+                    Err(error) if error.is_internal() => return Err(error),
+                    // Without the power for it the old room stays open.
+                    _ => {}
+                }
+            }
+            closing.commit(moved)?;
+        }
         drop(taken);
         drop(guard);
         drop(new);
+        for event in later {
+            match self.write(self.lock_again(old).await?, event).await {
+                Err(error) if error.is_internal() => return Err(error),
+                Err(error) => tracing::info!(room = %old, %error, "a replaced room stays open"),
+                Ok(_) => {}
+            }
+        }
         self.settle().await?;
         for parent in &copied.parents {
             self.replace_child(requester, parent, old, &new_id).await?;
@@ -275,14 +315,13 @@ impl Lifecycle {
         let Some(content) = child.filter(|content| content.contains_key("via")) else {
             return Ok(());
         };
-        let mut run = Run::new(&self.rooms, head);
         let user = &requester.user_id;
         let nothing = CanonicalJsonObject::new();
-        let changed = run
-            .add(NewEvent::state(user, kind.clone(), new.as_str(), content))
-            .and_then(|_| run.add(NewEvent::state(user, kind, old.as_str(), nothing)))
-            .and_then(|_| run.commit(|_| {}));
-        drop(guard);
+        let events = [
+            NewEvent::state(user, kind.clone(), new.as_str(), content),
+            NewEvent::state(user, kind, old.as_str(), nothing),
+        ];
+        let changed = self.write_all(guard, events).await;
         match changed {
             Err(error) if error.is_internal() => Err(error),
             Err(error) => {

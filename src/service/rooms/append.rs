@@ -196,6 +196,7 @@ impl<'r> Run<'r> {
     pub fn try_out(&self, new: NewEvent) -> Result<Event> {
         let (event, _) = self.draft(new)?;
         self.check(&event)?;
+        let _may_be_redacted = self.redacted(&event)?;
         Ok(event)
     }
 

@@ -151,7 +151,7 @@ impl Rooms {
                 STRIPPED.delete(batch, &(next.nid, member.user));
             }
             let row = &mut next.row;
-            row.gap = None;
+            // An older gap stays where it is.
             if !missing.is_empty() {
                 let gap = GapRow {
                     next: if floor.is_some() { order - 1 } else { -1 },

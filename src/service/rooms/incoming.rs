@@ -13,9 +13,9 @@ use std::sync::Arc;
 
 use ruma::OwnedEventId;
 
-use self::plan::{Plan, Planned};
+use self::plan::{Own, Plan, Planned};
 pub(super) use self::write::put_arrivals;
-use super::{RoomHead, Rooms, Stored};
+use super::{RoomHead, Rooms, Stored, Transaction};
 use crate::{
     error::{Error, Result},
     protocol::{
@@ -81,7 +81,23 @@ impl Rooms {
         before: Before<'_>,
         more: impl FnOnce(&mut Batch<'_>),
     ) -> Result<Outcome> {
-        self.receive_with(head, pdu, before, |_, _, batch| more(batch))
+        self.receive_with(head, pdu, before, None, |_, _, batch| more(batch))
+    }
+
+    /// Takes an event of a user of ours into a room, which somebody else has signed as well since it was made. The room
+    /// may have gone on meanwhile.
+    ///
+    /// # Errors
+    /// As [`receive`](Self::receive).
+    pub fn accept_own(
+        &self,
+        head: &mut RoomHead,
+        pdu: &Pdu,
+        transaction: Option<Transaction>,
+    ) -> Result<Outcome> {
+        let at = self.clock.now_ms();
+        let own = Own { transaction, at };
+        self.receive_with(head, pdu, Before::Previous, Some(own), |_, _, _| {})
     }
 
     /// Takes an event into a room that this node has accepted on behalf of the room, and tells the other servers in it:
@@ -91,7 +107,7 @@ impl Rooms {
     /// As [`receive`](Self::receive).
     pub fn accept(&self, head: &mut RoomHead, pdu: &Pdu, before: Before<'_>) -> Result<Outcome> {
         let room = head.nid;
-        self.receive_with(head, pdu, before, |nid, is_accepted, batch| {
+        self.receive_with(head, pdu, before, None, |nid, is_accepted, batch| {
             if is_accepted {
                 LOCAL_EVENTS.put(batch, &(room, Position(nid.0)), &());
             }
@@ -103,6 +119,7 @@ impl Rooms {
         head: &mut RoomHead,
         pdu: &Pdu,
         before: Before<'_>,
+        own: Option<Own>,
         more: impl FnOnce(EventNid, bool, &mut Batch<'_>),
     ) -> Result<Outcome> {
         if pdu.event.header.room_id != head.id {
@@ -111,7 +128,7 @@ impl Rooms {
                 pdu.event.header.id, head.id
             )));
         }
-        let plan = match self.plan(head, pdu, before, true)? {
+        let mut plan = match self.plan(head, pdu, before, true)? {
             Planned::Known => return Ok(Outcome::Known),
             Planned::Needs(need) => return Ok(Outcome::Needs(need)),
             Planned::Ready(plan) => *plan,
@@ -123,6 +140,7 @@ impl Rooms {
                 rule = %denied, kind = plan.verdict_name(), "an event of another server is not shown"
             );
         }
+        plan.own = own;
         let verdict = plan.verdict.clone();
         let is_accepted = verdict == Verdict::Accepted;
         let (stored, position) =
@@ -165,7 +183,7 @@ impl Rooms {
                     },
                 });
             }
-            Planned::Needs(Need::StateBefore) => {
+            Planned::Needs(Need::StateBefore | Need::Recommendation(_)) => {
                 return Err(Error::Internal("a state was not worked out".to_owned()));
             }
             Planned::Ready(plan) => *plan,

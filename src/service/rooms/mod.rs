@@ -9,6 +9,7 @@ mod handshake;
 mod head;
 mod incoming;
 mod read;
+mod recommended;
 mod relations;
 mod render;
 mod resolution;
@@ -52,7 +53,10 @@ use crate::{
     clock::{Clock, Entropy},
     config::Config,
     error::Result,
-    protocol::ids::ServerNid,
+    protocol::{
+        ids::{ServerNid, StateKeyNid},
+        policy,
+    },
     store::Store,
 };
 
@@ -70,6 +74,8 @@ pub struct Rooms {
     default_version: RoomVersionId,
     server_name: OwnedServerName,
     server: ServerNid,
+    /// The key of the state that names a policy server.
+    policy: StateKeyNid,
 }
 
 impl Rooms {
@@ -90,6 +96,7 @@ impl Rooms {
             directory: Directory::default(),
             server_name: keyring.name().to_owned(),
             server: store.server_nid(keyring.name())?,
+            policy: store.state_key_nid(policy::STATE, "")?,
             store,
             clock,
             entropy,

@@ -27,7 +27,7 @@ use crate::{
     protocol::{
         acl::Acl,
         format,
-        ids::{EventNid, RoomNid, SnapshotId, StateKeyNid},
+        ids::{EventNid, Position, RoomNid, SnapshotId, StateKeyNid},
         version,
         visibility::{Moment, may_see},
     },
@@ -75,6 +75,9 @@ pub struct Guest<'r> {
     /// The entries of a state that are memberships of the server's users.
     users: OnceCell<Vec<StateKeyNid>>,
     moments: RefCell<HashMap<SnapshotId, Moment>>,
+    /// When the server has left, if it has: it may have what was here then, which it needs to understand that it was put
+    /// out.
+    until: Option<Position>,
 }
 
 /// A state, and all that authorises it.
@@ -126,7 +129,7 @@ impl Rooms {
     /// What another server may have of a room.
     ///
     /// # Errors
-    /// 404 when this node does not know the room, 403 when the server is not in it or is kept out.
+    /// 404 when this node does not know the room, 403 when the server is kept out, or is not in it and has been told so.
     pub fn guest<'r>(
         &'r self,
         view: &'r View,
@@ -136,8 +139,12 @@ impl Rooms {
         let missing = || Error::not_found("The room");
         let nid = self.store.find_room(room)?.ok_or_else(missing)?;
         let head = ROOM_HEADS.get(view, &(nid,))?.ok_or_else(missing)?;
+        let mut until = None;
         if !self.has_server(view, nid, server)? {
-            return Err(Error::forbidden(format!("{server} is not in this room")));
+            until = self.left_at(view, nid, server)?;
+            if until.is_none() {
+                return Err(Error::forbidden(format!("{server} is not in this room")));
+            }
         }
         if !self.acl_allows(view, nid, server)? {
             return Err(Error::forbidden(format!(
@@ -153,6 +160,7 @@ impl Rooms {
             rules: rules.ok_or_else(|| Error::Internal("a room has no version".to_owned()))?,
             users: OnceCell::new(),
             moments: RefCell::default(),
+            until,
         })
     }
 
@@ -169,6 +177,7 @@ impl Rooms {
         let missing = || Error::not_found("The event");
         let stored = self.find_event(view, event)?.ok_or_else(missing)?;
         let guest = self.guest(view, &stored.event.header.room_id, server)?;
+        guest.must_have_been_here(&stored)?;
         if stored.event.header.flags.rejected {
             return Err(missing());
         }
@@ -226,6 +235,9 @@ impl Guest<'_> {
     /// # Errors
     /// When the store fails.
     pub fn sees(&self, stored: &Stored) -> Result<bool> {
+        if !self.was_here(stored) {
+            return Ok(false);
+        }
         if !stored.has_state() {
             // It goes to every server in the room as a part of states and auth chains.
             return Ok(true);
@@ -248,8 +260,25 @@ impl Guest<'_> {
             }
             _ => {}
         }
-        // The server is in the room now.
+        // The server is in the room, or was after that.
         Ok(may_see(&before, &after, true))
+    }
+
+    /// Whether an event was here before the server left.
+    fn was_here(&self, stored: &Stored) -> bool {
+        self.until.is_none_or(|until| stored.nid.0 <= until.0)
+    }
+
+    /// Fails if an event was not here before the server left.
+    ///
+    /// # Errors
+    /// 403 then.
+    pub fn must_have_been_here(&self, stored: &Stored) -> Result<()> {
+        if self.was_here(stored) {
+            return Ok(());
+        }
+        let server = &self.server;
+        Err(Error::forbidden(format!("{server} is not in this room")))
     }
 
     fn moment(&self, at: SnapshotId) -> Result<Moment> {
@@ -308,6 +337,7 @@ impl Guest<'_> {
     pub fn state_before(&self, id: &EventId) -> Result<StateBefore> {
         let stored = self.find(id)?.filter(|stored| stored.has_state());
         let stored = stored.ok_or_else(|| Error::not_found("The event"))?;
+        self.must_have_been_here(&stored)?;
         let state = self.rooms.store.state(stored.facts.before)?;
         let state: Vec<EventNid> = state.values().copied().collect();
         let auth_chain = self.rooms.auth_chain(self.view, &state)?;
@@ -331,6 +361,7 @@ impl Guest<'_> {
         let mut todo: VecDeque<OwnedEventId> = VecDeque::new();
         for id in latest.iter().take(MAX_MISSING_EVENTS) {
             if let Some(stored) = self.rooms.find_event(self.view, id)? {
+                self.must_have_been_here(&stored)?;
                 todo.extend(stored.event.prev_events().cloned());
             }
         }
@@ -398,7 +429,9 @@ impl Guest<'_> {
     fn walkable(&self, id: &EventId) -> Result<Option<Arc<Stored>>> {
         let found = self.rooms.find_event(self.view, id)?;
         let room = self.rooms.store.room_id(self.room)?;
-        Ok(found.filter(|stored| stored.has_state() && stored.event.header.room_id == *room))
+        Ok(found.filter(|stored| {
+            stored.has_state() && self.was_here(stored) && stored.event.header.room_id == *room
+        }))
     }
 }
 

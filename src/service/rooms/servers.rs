@@ -5,10 +5,10 @@ use ruma::{OwnedServerName, ServerName, events::room::member::MembershipState};
 use super::{Rooms, append::Member};
 use crate::{
     error::Result,
-    protocol::ids::{Position, RoomNid, ServerNid},
+    protocol::ids::{EventNid, Position, RoomNid, ServerNid},
     store::{
         Batch, View,
-        schema::{ROOM_SERVERS, SERVER_ROOMS, ServerRow},
+        schema::{EVENTS, LEFT_SERVERS, ROOM_SERVERS, SERVER_ROOMS, ServerRow},
     },
 };
 
@@ -41,6 +41,10 @@ pub(super) fn count(
         },
         since: known.map_or(position, |row| row.since),
     };
+    if row.joined == 0 && !member.is_local {
+        // What was said until now it has a right to, and may not have got yet.
+        LEFT_SERVERS.put(batch, &(member.server, room, row.since), &(position,));
+    }
     set(servers, batch, room, member.server, row);
 }
 
@@ -101,6 +105,52 @@ impl Rooms {
             Some(server) => ROOM_SERVERS.contains(view, &(room, server))?,
             None => false,
         })
+    }
+
+    /// Whether a server has been told, or is to be told, what was said in a room at a position: it has joined users there,
+    /// or had some then and was not told everything yet.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn tells_server(
+        &self,
+        view: &View,
+        (room, server): (RoomNid, ServerNid),
+        at: Position,
+    ) -> Result<bool> {
+        if let Some(row) = ROOM_SERVERS.get(view, &(room, server))?
+            && at >= row.since
+        {
+            return Ok(true);
+        }
+        for row in LEFT_SERVERS.scan(view, &(server, room)) {
+            let ((_, _, since), (until,)) = row?;
+            if (since..=until).contains(&at) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// When a server was put out of a room of which it may not have been told everything yet that was said before. Who has
+    /// left by itself knows that.
+    pub(super) fn left_at(
+        &self,
+        view: &View,
+        room: RoomNid,
+        server: &ServerName,
+    ) -> Result<Option<Position>> {
+        let Some(nid) = self.store.find_server(server)? else {
+            return Ok(None);
+        };
+        let Some((_, (until,))) = LEFT_SERVERS.last(view, &(nid, room))? else {
+            return Ok(None);
+        };
+        let last = EventNid(until.0);
+        // What was known before it had its place has another number; nobody leaves by such an event but through others.
+        let has_gone = EVENTS.contains(view, &(last,))?
+            && self.event(view, last)?.event.header.sender.server_name() == server;
+        Ok((!has_gone).then_some(until))
     }
 
     /// The rooms in which a server has joined users.

@@ -422,17 +422,20 @@ impl Sync {
         Ok(out)
     }
 
-    /// A timeline of nothing but the event by which the user went, and the state that a client takes from it.
+    /// A timeline of nothing but the event by which the user went, and the state that a client takes from it. Where another
+    /// branch of the room has undone that they came, there is no such event.
     fn farewell(&self, part: &RoomPart<'_>, member: &MemberRow) -> Result<(Window, String)> {
         let stored = self.rooms.event(part.asking.view, member.event)?;
         let membership = member.membership.clone();
+        let has_gone = stored.event.header.membership.as_ref() == Some(&membership);
         let mut state = String::new();
-        if part.asking.request.state_after.is_some() {
+        if has_gone && part.asking.request.state_after.is_some() {
             part.write_state(std::slice::from_ref(&stored), &mut state)?;
         }
         let before = place_of(&stored, member) - 1;
+        let seen = has_gone.then_some(Seen { stored, membership });
         let window = Window {
-            shown: vec![Seen { stored, membership }],
+            shown: seen.into_iter().collect(),
             unshown_state: Vec::new(),
             limited: false,
             split: false,

@@ -11,9 +11,9 @@ use crate::{
     store::{
         Result,
         schema::{
-            CURRENT_STATE, DESTINATIONS, EVENTS, EXTRA_TARGETS, GAPS, INBOX, LOCAL_EVENTS,
-            PEER_INVITATIONS, PEERS, ROOM_HEADS, ROOM_IDS, ROOM_MEMBERS, ROOM_SERVERS,
-            SERVER_NAMES, SERVER_ROOMS, STRIPPED, TIMELINE, USER_IDS, WAITING,
+            CURRENT_STATE, DESTINATIONS, EVENTS, EXTRA_TARGETS, GAPS, INBOX, LEFT_SERVERS,
+            LOCAL_EVENTS, PEER_INVITATIONS, PEERS, ROOM_HEADS, ROOM_IDS, ROOM_MEMBERS,
+            ROOM_SERVERS, SERVER_NAMES, SERVER_ROOMS, STRIPPED, TIMELINE, USER_IDS, WAITING,
         },
     },
 };
@@ -23,6 +23,7 @@ impl Check<'_> {
         self.servers(say)?;
         self.outgoing(say)?;
         self.destinations(say)?;
+        self.left(say)?;
         self.peers(say)?;
         self.gaps(say)?;
         self.hidden(say)?;
@@ -103,8 +104,7 @@ impl Check<'_> {
             }
             Ok(())
         })?;
-        self.rows(&EXTRA_TARGETS, say, |say, (server, position), extra| {
-            let room = extra.room;
+        self.rows(&EXTRA_TARGETS, say, |say, (server, position), (room,)| {
             let row = EVENTS.get(&self.view, &(EventNid(position.0),))?;
             if row.is_none_or(|row| row.room != room) {
                 say(format!(
@@ -116,6 +116,28 @@ impl Check<'_> {
             }
             Ok(())
         })
+    }
+
+    fn left(&self, say: &mut dyn FnMut(Complaint)) -> Result<()> {
+        self.rows(
+            &LEFT_SERVERS,
+            say,
+            |say, (server, room, since), (until,)| {
+                if until < since || until > self.view.position() {
+                    say(format!(
+                        "server {server} was in room {room} from {since} to {until}"
+                    ));
+                }
+                if !SERVER_NAMES.contains(&self.view, &(server,))?
+                    || !ROOM_IDS.contains(&self.view, &(room,))?
+                {
+                    say(format!(
+                        "server {server} has left room {room}, one of which has no name"
+                    ));
+                }
+                Ok(())
+            },
+        )
     }
 
     /// Nobody was told what has not happened yet.

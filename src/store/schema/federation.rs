@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     protocol::{
-        ids::{Position, RoomNid, ServerNid},
+        ids::{Position, ServerNid},
         pairing::Voucher,
     },
     store::codec::Record,
@@ -59,29 +59,6 @@ pub struct DestinationRow {
 
 impl Record for DestinationRow {}
 
-/// An event for a server that is not in its room any more, or not yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ExtraRow {
-    /// The room.
-    pub room: RoomNid,
-    /// Since when the server was in the room, until this event: what it has not got from then on is for it, too. The
-    /// position of the event if it was not there.
-    pub since: Position,
-}
-
-impl Record for ExtraRow {
-    const VERSION: u8 = 2;
-
-    fn upgrade(version: u8, bytes: &[u8]) -> Option<Self> {
-        // There was only the number of the room, whose first byte is zero.
-        let room = [&[version], bytes].concat().try_into().ok()?;
-        Some(Self {
-            room: RoomNid(u64::from_be_bytes(room)),
-            since: Position(u64::MAX),
-        })
-    }
-}
-
 /// An event that was sent to this node and waits for what it builds on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InboxRow {
@@ -118,19 +95,3 @@ pub struct PeerInvitationRow {
 }
 
 impl Record for PeerInvitationRow {}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::codec::Value as _;
-
-    #[test]
-    fn a_server_to_be_told_apart_is_read_as_it_was_written_before() {
-        let old = (RoomNid(70_000),).to_bytes();
-        let (room, since) = (RoomNid(70_000), Position(u64::MAX));
-        assert_eq!(ExtraRow::from_bytes(&old), Some(ExtraRow { room, since }));
-        let since = Position(5);
-        let new = ExtraRow { room, since };
-        assert_eq!(ExtraRow::from_bytes(&new.to_bytes()), Some(new));
-    }
-}

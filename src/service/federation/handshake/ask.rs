@@ -334,7 +334,8 @@ impl Federation {
         };
         let keyring = &self.0.keyring;
         let event: Event = template::finish(draft, keyring.key(), keyring.name(), rules)?;
-        Ok((Pdu { event }, version.clone()))
+        let refused = false;
+        Ok((Pdu { event, refused }, version.clone()))
     }
 
     /// Notes a membership outside of a room, unless this node has entered the room meanwhile.

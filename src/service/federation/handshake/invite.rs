@@ -24,7 +24,7 @@ use crate::{
         event::Event,
         format,
         ingest::{self, Pdu},
-        integrity,
+        integrity, policy,
     },
     remote::{self, Limits},
     service::{
@@ -269,10 +269,15 @@ impl Federation {
         content.insert("membership".to_owned(), "invite".to_owned().into());
         let mut guard = rooms.lock(room).await?;
         let head = guard.head();
-        let event = rooms.member_event(head, (sender, target), content)?;
+        let mut event = rooms.member_event(head, (sender, target), content)?;
         let told = rooms.introduction(head, sender)?;
         let (version, rules) = (head.row.version.clone(), head.rules);
+        let kind = &event.header.event_type;
+        let policy = rooms.policy_server(head, kind, Some(target.as_str()))?;
         drop(guard);
+        if let Some(policy) = policy {
+            event = self.recommended(&policy, &event, rules).await?.event;
+        }
 
         let raw =
             |text: String| RawValue::from_string(text).map_err(|e| Error::Internal(e.to_string()));
@@ -383,7 +388,12 @@ fn add_signatures(
         .get_mut("signatures")
         .and_then(CanonicalJsonValue::as_object_mut);
     let ours = ours.ok_or_else(|| Error::Internal("an event of ours is not signed".to_owned()))?;
-    ours.insert(server.to_string(), kept.into());
+    let before = ours.entry(server.to_string());
+    let before = before.or_insert_with(|| CanonicalJsonObject::new().into());
+    // It may be the room's policy server, and have signed as that already.
+    if let CanonicalJsonValue::Object(before) = before {
+        before.extend(kept.into_iter().filter(|(key, _)| key != policy::KEY_ID));
+    }
     Ok(())
 }
 

@@ -220,12 +220,21 @@ impl Federation {
             }
         }
         if rooms.takes_part(head) {
-            let mut outcome = rooms.receive(head, join, Before::Previous, |_| {})?;
-            if let Outcome::Needs(_) = outcome {
-                outcome = rooms.receive(head, join, Before::Given(&known), |_| {})?;
+            let mut join = join.clone();
+            loop {
+                let head = guard.head();
+                let mut outcome = rooms.receive(head, &join, Before::Previous, |_| {})?;
+                if let Outcome::Needs(Need::AuthEvents(_) | Need::PrevEvents(_)) = outcome {
+                    outcome = rooms.receive(head, &join, Before::Given(&known), |_| {})?;
+                }
+                let Outcome::Needs(Need::Recommendation(policy)) = &outcome else {
+                    wanted(outcome)?;
+                    return Ok(self.0.store.latest().position());
+                };
+                drop(guard);
+                join = self.judged(policy, &join, filled.rules).await?;
+                guard = rooms.lock(room).await?;
             }
-            wanted(outcome)?;
-            return Ok(self.0.store.latest().position());
         }
         match rooms.enter(head, join, &known) {
             Ok(Entered::Done(position)) => {
@@ -239,7 +248,9 @@ impl Federation {
                 );
                 Err(nonsense(server, problem))
             }
-            Ok(Entered::Needs(Need::StateBefore)) => Err(nonsense(server, "the state is missing")),
+            Ok(Entered::Needs(Need::StateBefore | Need::Recommendation(_))) => {
+                Err(nonsense(server, "the state is missing"))
+            }
             Err(error) if error.is_internal() => Err(error),
             // The server has accepted the join and says that the room does not allow it.
             Err(error) => Err(nonsense(server, error)),

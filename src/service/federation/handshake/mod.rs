@@ -5,7 +5,7 @@
 //! held while somebody else is waited for: what was checked before is checked again when it is written.
 
 pub(super) mod ask;
-pub(super) mod invite;
+mod invite;
 mod join;
 mod resident;
 mod stripped;
@@ -26,7 +26,7 @@ use super::Federation;
 use crate::{
     error::{Error, Result},
     protocol::{
-        ingest::{self, Dropped, Pdu, Received},
+        ingest::{self, Dropped, Need, Pdu, Received},
         version,
     },
     service::{keyring::Keyring, limits::Limits, rooms::Outcome},
@@ -185,7 +185,7 @@ fn read_member(
     Ok(received)
 }
 
-fn malformed(dropped: &Dropped) -> Error {
+pub(super) fn malformed(dropped: &Dropped) -> Error {
     match dropped {
         Dropped::Signature(_) => Error::invalid_param(dropped.to_string()),
         Dropped::Json(_) | Dropped::Format(_) => Error::bad_json(dropped.to_string()),
@@ -212,6 +212,9 @@ fn wanted(outcome: Outcome) -> Result<()> {
     use crate::protocol::ingest::Verdict;
     match outcome {
         Outcome::Known => Ok(()),
+        Outcome::Needs(Need::Recommendation(_)) => Err(Error::forbidden(
+            "The room's policy server has not signed the event",
+        )),
         Outcome::Needs(_) => Err(Error::invalid_param(
             "The event refers to events that this server does not have; get a new template",
         )),

@@ -18,7 +18,7 @@ use crate::{
     protocol::{
         format::{federation, push_string},
         ids::EventNid,
-        ingest::{self, Pdu, Received},
+        ingest::{self, Need, Pdu, Received},
         integrity::{self, canonical},
     },
     service::{
@@ -161,15 +161,25 @@ impl Federation {
         }
         drop(guard);
         let pdu = self.verify_one(received, rules).await?;
-        let pdu = pdu.map_err(|dropped| malformed(&dropped))?;
+        let mut pdu = pdu.map_err(|dropped| malformed(&dropped))?;
 
         let mut guard = rooms.lock_as_resident(room, origin).await?;
-        let head = guard.head();
-        if !is_known(expected.id)? {
-            // The room may have changed while the keys were fetched.
-            rooms.check_now(head, &pdu.event)?;
+        let mut outcome;
+        loop {
+            let head = guard.head();
+            if !is_known(expected.id)? {
+                // The room may have changed while the keys were fetched.
+                rooms.check_now(head, &pdu.event)?;
+            }
+            outcome = rooms.accept(head, &pdu, Before::Previous)?;
+            let Outcome::Needs(Need::Recommendation(server)) = &outcome else {
+                break;
+            };
+            // Whoever is outside can not know whom to ask.
+            drop(guard);
+            pdu = self.recommended(server, &pdu.event, rules).await?;
+            guard = rooms.lock_as_resident(room, origin).await?;
         }
-        let outcome = rooms.accept(head, &pdu, Before::Previous)?;
         if outcome == Outcome::Known {
             // Sent twice, as the answer has not come through.
             let stored = rooms.find_event(&store.latest(), &pdu.event.header.id)?;

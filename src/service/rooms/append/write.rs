@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ruma::events::{TimelineEventType, room::member::MembershipState};
 
-use super::{Change, Context, Drafted, Member, Redacted, Ref};
+use super::{Change, Context, Drafted, Member, Redacted, Ref, Transaction};
 use crate::{
     protocol::{
         event::Event,
@@ -19,8 +19,8 @@ use crate::{
         notify::Kinds,
         schema::{
             AUTH_EDGES, CURRENT_STATE, EVENT_NIDS, EVENTS, EXTRA_TARGETS, EventList, EventRow,
-            ExtraRow, Facts, LOCAL_EVENTS, MEMBER_CHANGES, MemberRow, RELATIONS, ROOM_MEMBERS,
-            RelationRow, TIMELINE, TRANSACTIONS, TransactionRow, USER_ROOMS, WAITING,
+            Facts, LOCAL_EVENTS, MEMBER_CHANGES, MemberRow, RELATIONS, ROOM_MEMBERS, RelationRow,
+            TIMELINE, TRANSACTIONS, TransactionRow, USER_ROOMS, WAITING,
         },
     },
 };
@@ -66,13 +66,7 @@ pub(super) fn write(
         let place = (nid, nid.live_order());
         put_relations(batch, head, place, item.sender, &item.context);
         if let Some(transaction) = &item.transaction {
-            let row = TransactionRow {
-                event: nid,
-                ts: now,
-            };
-            let device = transaction.origin.device_id.as_str();
-            let key = (item.sender, device, head.nid, transaction.key());
-            TRANSACTIONS.put(batch, &key, &row);
+            put_transaction(batch, head, (nid, item.sender), transaction, now);
         }
         if let Some(redacted) = item.context.redacted {
             changed.push(put_redacted(batch, head, nid, redacted));
@@ -92,15 +86,8 @@ pub(super) fn write(
             if change.member.is_some() {
                 kinds = kinds.and(Kinds::MEMBERSHIP);
             }
-            let server = change.member.as_ref().map(|member| member.server);
-            let was_in = server.and_then(|server| head.servers.get(&server).copied());
             put_current(batch, head, position, &change, Some(nid));
-            if let Some(member) = &change.member
-                && is_told_apart(head, member)
-            {
-                let (room, since) = (head.nid, was_in.map_or(position, |row| row.since));
-                EXTRA_TARGETS.put(batch, &(member.server, position), &ExtraRow { room, since });
-            }
+            put_told_apart(batch, head, nid, &change);
         }
         if was_shared || is_shared(head) {
             LOCAL_EVENTS.put(batch, &(head.nid, position), &());
@@ -135,6 +122,34 @@ fn is_told_apart(head: &RoomHead, member: &Member) -> bool {
             before,
             Some(MembershipState::Join | MembershipState::Invite | MembershipState::Knock)
         )
+}
+
+/// Remembers a transaction of a device, and the event that it has made.
+pub(in crate::service::rooms) fn put_transaction(
+    batch: &mut Batch<'_>,
+    head: &RoomHead,
+    (event, sender): (EventNid, UserNid),
+    transaction: &Transaction,
+    ts: u64,
+) {
+    let row = TransactionRow { event, ts };
+    let device = transaction.origin.device_id.as_str();
+    let key = (sender, device, head.nid, transaction.key());
+    TRANSACTIONS.put(batch, &key, &row);
+}
+
+/// Sees to it that a server hears of a change of membership that has put it out of the room.
+pub(in crate::service::rooms) fn put_told_apart(
+    batch: &mut Batch<'_>,
+    head: &RoomHead,
+    nid: EventNid,
+    change: &Change,
+) {
+    if let Some(member) = &change.member
+        && is_told_apart(head, member)
+    {
+        EXTRA_TARGETS.put(batch, &(member.server, Position(nid.0)), &(head.nid,));
+    }
 }
 
 /// Writes the rows by which an event is found.

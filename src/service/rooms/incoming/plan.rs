@@ -23,7 +23,8 @@ use crate::{
     },
     service::rooms::{
         RoomHead, Rooms, Stored,
-        append::{Change, Context, MAX_HEADS},
+        append::{Change, Context, MAX_HEADS, Transaction},
+        recommended::Advice,
     },
     store::{Base, Chain, StateMap, View, difference},
 };
@@ -90,6 +91,15 @@ pub(super) struct Plan {
     pub(super) is_live: bool,
     /// What it follows and what is not here, so that its timeline has a gap below it.
     pub(super) lacks: Vec<OwnedEventId>,
+    /// What there is to say about an event of a user of ours.
+    pub(super) own: Option<Own>,
+}
+
+/// What is written with an event of a user of ours besides.
+pub(super) struct Own {
+    pub(super) transaction: Option<Transaction>,
+    /// When it was carried out, in milliseconds since 1970.
+    pub(super) at: u64,
 }
 
 impl Plan {
@@ -233,6 +243,21 @@ impl Rooms {
             }
             verdict => verdict,
         };
+        let verdict = match verdict {
+            // The seventh check.
+            Verdict::Accepted if is_live => match self.advice(head, pdu)? {
+                Advice::For => Verdict::Accepted,
+                Advice::Against => Verdict::SoftFailed(
+                    "the room's policy server does not recommend it"
+                        .to_owned()
+                        .into(),
+                ),
+                Advice::Unknown(server) => {
+                    return Ok(Planned::Needs(Need::Recommendation(server)));
+                }
+            },
+            verdict => verdict,
+        };
         let ground = match (ground, before) {
             (Some(ground), _) => ground,
             // Judged by its auth events alone. Others may follow it, so the state before it is worth having.
@@ -299,6 +324,7 @@ impl Rooms {
             is_straight: false,
             is_live,
             lacks: Vec::new(),
+            own: None,
             event,
             arrivals,
         };

@@ -3,21 +3,23 @@
 use std::sync::Arc;
 
 use super::{
-    super::append::write::{put_current, put_event, put_redacted, put_relations},
+    super::append::write::{
+        put_current, put_event, put_redacted, put_relations, put_told_apart, put_transaction,
+    },
     arrivals::Arrivals,
-    plan::{Current, Plan, Target},
+    plan::{Current, Own, Plan, Target},
 };
 use crate::{
     protocol::{
         event::Event,
-        ids::{EventNid, SnapshotId},
+        ids::{EventNid, Position, SnapshotId},
         ingest::Verdict,
     },
     service::rooms::{RoomHead, Rooms, Stored, enter::FREE_PLACES},
     store::{
         Batch, StateMap,
         notify::Kinds,
-        schema::{Facts, GAPS, GapRow, RELATIONS, WAITING},
+        schema::{Facts, GAPS, GapRow, LOCAL_EVENTS, RELATIONS, WAITING},
     },
 };
 
@@ -46,6 +48,7 @@ pub(super) fn write(head: &mut RoomHead, batch: &mut Batch<'_>, plan: Plan) -> W
         is_straight,
         is_live,
         lacks,
+        own,
     } = plan;
     let mut states = Vec::new();
     if let Some(delta) = ground.fresh {
@@ -103,7 +106,10 @@ pub(super) fn write(head: &mut RoomHead, batch: &mut Batch<'_>, plan: Plan) -> W
         replaces: sets.and_then(|(_, replaces)| replaces),
         redacted_by: promoted.and_then(|stored| stored.facts.redacted_by),
         thread: context.thread.clone(),
-        origin: None,
+        origin: own.as_ref().and_then(|own| {
+            let transaction = own.transaction.as_ref()?;
+            Some(transaction.origin.clone())
+        }),
         aside: false,
         after: (is_promoted && sets.is_some()).then_some(after),
         current: (is_shown && !is_straight).then_some(resolved.unwrap_or(head.row.chain.tip)),
@@ -137,6 +143,15 @@ pub(super) fn write(head: &mut RoomHead, batch: &mut Batch<'_>, plan: Plan) -> W
                 Target::Nothing => None,
             };
             put_current(batch, head, position, change, target);
+            if own.is_some() {
+                put_told_apart(batch, head, nid, change);
+            }
+        }
+        if let Some(Own { transaction, at }) = own {
+            LOCAL_EVENTS.put(batch, &(head.nid, Position(nid.0)), &());
+            if let Some(transaction) = transaction {
+                put_transaction(batch, head, (nid, sender), &transaction, at);
+            }
         }
         if !is_straight {
             head.row.straight_from = order;

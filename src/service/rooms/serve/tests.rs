@@ -41,6 +41,36 @@ fn ids(world: &World, places: &[usize]) -> Vec<OwnedEventId> {
 }
 
 #[tokio::test]
+async fn who_was_put_out_may_have_what_was_here_then() {
+    let mut world = World::new(&RoomVersionId::V11, ALICE);
+    world.join(CAROL);
+    let ends = world.ends();
+    let before = world.say(&ends, ALICE, "before");
+    let kick = json!({ "membership": "leave" });
+    world.append(ALICE, "m.room.member", Some(CAROL), kick);
+    let kick = world.events.len() - 1;
+    let after = world.say(&[kick], ALICE, "after");
+    let node = node(&world).await;
+    let rooms = &node.services.rooms;
+    let view = node.view();
+    let c = server("c.example");
+    let guest = rooms.guest(&view, &world.id, c).unwrap();
+    let join = ids(&world, &[before - 1]);
+    let missing = guest.missing_events(&join, &ids(&world, &[kick]), 10, 0);
+    assert_eq!(places(&world, missing.unwrap()), [before]);
+    for (at, allowed) in [(before, true), (kick, true), (after, false)] {
+        let id = world.events[at].id();
+        assert_eq!(rooms.guest_at(&view, id, c).is_ok(), allowed, "{at}");
+        assert_eq!(guest.state_before(id).is_ok(), allowed, "{at}");
+        let walked = guest.backfill(std::slice::from_ref(id), 1).unwrap();
+        assert_eq!(!walked.is_empty(), allowed, "{at}");
+        let missing = guest.missing_events(&join, std::slice::from_ref(id), 10, 0);
+        assert_eq!(missing.is_ok(), allowed, "{at}");
+    }
+    node.check();
+}
+
+#[tokio::test]
 async fn only_servers_in_the_room_are_guests() {
     let mut world = World::new(&RoomVersionId::V11, ALICE);
     world.join(BOB);

@@ -1,0 +1,221 @@
+//! What users do to rooms.
+
+use std::{fmt, sync::Arc};
+
+use http::StatusCode;
+use ruma::OwnedServerName;
+use serde_json::{Value, json};
+
+use crate::{
+    room::Room,
+    server::{Client, text},
+    world::World,
+};
+
+/// Something that a user does.
+#[derive(Clone)]
+pub(crate) enum Deed {
+    /// Says something that nobody else says.
+    Say { room: Arc<Room>, text: String },
+    /// Changes the state of a room.
+    Set {
+        room: Arc<Room>,
+        kind: &'static str,
+        content: Value,
+    },
+    /// Gives somebody this power.
+    Empower {
+        room: Arc<Room>,
+        whom: String,
+        power: i64,
+    },
+    /// Joins.
+    Join {
+        room: Arc<Room>,
+        via: OwnedServerName,
+    },
+    /// Leaves.
+    Leave { room: Arc<Room> },
+    /// Invites, kicks, bans or unbans somebody.
+    Change {
+        room: Arc<Room>,
+        how: &'static str,
+        whom: String,
+    },
+    /// Redacts an event.
+    Redact { room: Arc<Room>, event: String },
+}
+
+impl fmt::Debug for Deed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Say { room, text } => write!(f, "says {text} in {}", room.0),
+            Self::Set {
+                room,
+                kind,
+                content,
+            } => write!(f, "sets {kind} of {} to {content}", room.0),
+            Self::Empower { room, whom, power } => {
+                write!(f, "gives {whom} power {power} in {}", room.0)
+            }
+            Self::Join { room, via } => write!(f, "joins {} via {via}", room.0),
+            Self::Leave { room } => write!(f, "leaves {}", room.0),
+            Self::Change { room, how, whom } => write!(f, "does {how} to {whom} in {}", room.0),
+            Self::Redact { room, event } => write!(f, "redacts {event} in {}", room.0),
+        }
+    }
+}
+
+/// What came of it.
+pub(crate) struct Done {
+    pub(crate) who: usize,
+    pub(crate) deed: Deed,
+    pub(crate) status: StatusCode,
+    pub(crate) body: Value,
+}
+
+impl Deed {
+    /// Makes a room that anybody may join.
+    pub(crate) async fn create(creator: &Client, version: &str) -> Room {
+        let body = json!({ "preset": "public_chat", "room_version": version });
+        Room::create(creator, body).await
+    }
+
+    pub(crate) fn room(&self) -> &Arc<Room> {
+        match self {
+            Self::Say { room, .. }
+            | Self::Set { room, .. }
+            | Self::Empower { room, .. }
+            | Self::Join { room, .. }
+            | Self::Leave { room }
+            | Self::Change { room, .. }
+            | Self::Redact { room, .. } => room,
+        }
+    }
+
+    pub(crate) async fn carry_out(self, who: usize, client: Client) -> Done {
+        let (status, body) = match &self {
+            Self::Say { room, text } => {
+                let content = json!({ "msgtype": "m.text", "body": text });
+                // What is said again because nobody answered is the same.
+                let path = format!("send/m.room.message/{text}");
+                room.put(&client, &path, content).await
+            }
+            Self::Set {
+                room,
+                kind,
+                content,
+            } => {
+                let path = format!("state/{kind}");
+                room.put(&client, &path, content.clone()).await
+            }
+            Self::Empower { room, whom, power } => {
+                let path = "state/m.room.power_levels";
+                match room.get(&client, path).await {
+                    (StatusCode::OK, mut levels) => {
+                        levels["users"][whom] = (*power).into();
+                        room.put(&client, path, levels).await
+                    }
+                    refused => refused,
+                }
+            }
+            Self::Join { room, via } => {
+                let path = format!("/_matrix/client/v3/join/{}?via={via}", room.0);
+                client.post(&path, json!({})).await
+            }
+            Self::Leave { room } => room.post(&client, "leave", json!({})).await,
+            Self::Change { room, how, whom } => {
+                room.post(&client, how, json!({ "user_id": whom })).await
+            }
+            Self::Redact { room, event } => {
+                let path = format!("redact/{event}/of-{event}");
+                room.put(&client, &path, json!({})).await
+            }
+        };
+        Done {
+            who,
+            deed: self,
+            status,
+            body,
+        }
+    }
+}
+
+impl Done {
+    /// The event that was sent.
+    pub(crate) fn event(&self) -> Option<String> {
+        let is_sent = self.status == StatusCode::OK && self.body["event_id"].is_string();
+        is_sent.then(|| text(&self.body, "event_id"))
+    }
+}
+
+impl World {
+    /// Something that a user may want to do; perhaps they may not.
+    pub(crate) fn some_deed(&self, who: usize) -> Deed {
+        let room = self.rooms[self.pick(self.rooms.len())].clone();
+        let whom = self.people[self.someone()].client.user_id.clone();
+        let number = self.draw(1_000_000);
+        let via = self.offices[self.pick(self.offices.len())].name.clone();
+        match self.draw(100) {
+            0..45 => Deed::Say {
+                room,
+                text: format!("m{who}-{number}"),
+            },
+            45..52 => Deed::Set {
+                room,
+                kind: "m.room.topic",
+                content: json!({ "topic": number.to_string() }),
+            },
+            52..57 => Deed::Set {
+                room,
+                kind: "m.room.name",
+                content: json!({ "name": number.to_string() }),
+            },
+            57..67 => Deed::Join { room, via },
+            // Whoever joins meanwhile makes an invite void, so there are none where nothing may be refused.
+            67..72 if !self.is_peaceful => Deed::Change {
+                room,
+                how: "invite",
+                whom,
+            },
+            72..78 => self.some_redaction(room),
+            _ if self.is_peaceful => Deed::Say {
+                room,
+                text: format!("p{who}-{number}"),
+            },
+            78..83 => Deed::Leave { room },
+            83..91 => Deed::Change {
+                room,
+                how: ["kick", "ban", "unban"][self.pick(3)],
+                whom,
+            },
+            91..96 => Deed::Empower {
+                room,
+                whom,
+                power: [0, 50, 100][self.pick(3)],
+            },
+            _ => Deed::Set {
+                room,
+                kind: "m.room.join_rules",
+                content: json!({ "join_rule": (["public", "invite"][self.pick(2)]) }),
+            },
+        }
+    }
+
+    fn some_redaction(&self, room: Arc<Room>) -> Deed {
+        let of_room = |done: &&Done| done.deed.room().0 == room.0;
+        let said: Vec<String> = self
+            .done
+            .iter()
+            .filter(of_room)
+            .filter(|done| matches!(done.deed, Deed::Say { .. }))
+            .filter_map(Done::event)
+            .collect();
+        if said.is_empty() {
+            let text = format!("r{}", self.draw(1_000_000));
+            return Deed::Say { room, text };
+        }
+        let event = said[self.pick(said.len())].clone();
+        Deed::Redact { room, event }
+    }
+}
