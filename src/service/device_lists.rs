@@ -12,14 +12,13 @@ use crate::{
     error::Result,
     protocol::{
         format::push_string,
-        ids::{Position, RoomNid, ServerNid, UserNid},
+        ids::{Position, ServerNid, UserNid},
     },
     store::{
         Batch, Members, View,
         notify::Kinds,
         schema::{
-            DEVICE_KEYS, DEVICE_LIST_CHANGES, DEVICE_LISTS, DEVICES, LASTING_EDUS, ROOM_MEMBERS,
-            ROOM_SERVERS, USER_ROOMS,
+            DEVICE_LIST_CHANGES, DEVICE_LISTS, LASTING_EDUS, ROOM_MEMBERS, ROOM_SERVERS, USER_ROOMS,
         },
     },
 };
@@ -117,53 +116,6 @@ impl DeviceListChange {
         DEVICE_LISTS.put(batch, &(self.user,), &(position,));
         batch.touch_many(position, self.users, Kinds::DEVICES);
     }
-}
-
-/// Has the servers of a room told of the devices of a local user who has come into it, unless they are told already
-/// because of another room.
-///
-/// # Errors
-/// When the store fails.
-pub(super) fn introduce(view: &View, user: UserNid, room: RoomNid) -> Result<()> {
-    let store = view.store();
-    let name = store.user_id(user)?;
-    let servers_in = |room: RoomNid| -> Result<Vec<ServerNid>> {
-        let rows = ROOM_SERVERS.scan(view, &(room,));
-        rows.map(|row| Ok(row?.0.1)).collect()
-    };
-    let mut strangers: BTreeSet<ServerNid> = servers_in(room)?.into_iter().collect();
-    strangers.remove(&store.server_nid(name.server_name())?);
-    for row in USER_ROOMS.scan(view, &(user,)) {
-        let ((_, other), member) = row?;
-        if strangers.is_empty() {
-            return Ok(());
-        }
-        if other != room && member.membership == MembershipState::Join {
-            for server in servers_in(other)? {
-                strangers.remove(&server);
-            }
-        }
-    }
-    let last = DEVICE_LISTS.get(view, &(user,))?;
-    let last = last.map_or_else(Position::default, |(position,)| position);
-    let mut edus = Vec::new();
-    for row in DEVICES.scan(view, &(user,)) {
-        let ((_, device), row) = row?;
-        let keys = DEVICE_KEYS.get(view, &(user, device.as_str()))?;
-        let known = Some((row.display_name, keys));
-        edus.push(edu(name.as_str(), &DeviceNow { device, known }, last, None));
-    }
-    // Whoever does not get it asks by themselves when they first want to know.
-    let _not_awaited = store.commit(|batch| {
-        for edu in &edus {
-            let position = batch.position();
-            for server in &strangers {
-                LASTING_EDUS.put(batch, &(*server, position), edu);
-            }
-        }
-        Ok(())
-    })?;
-    Ok(())
 }
 
 /// `m.device_list_update`.

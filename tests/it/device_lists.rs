@@ -3,8 +3,6 @@
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use kontor::store::schema::DEVICE_LISTS;
-use ruma::UserId;
 use serde_json::{Value, json};
 
 use crate::{
@@ -272,35 +270,4 @@ async fn servers_tell_of_their_own_users_only_and_are_told_of_ours() {
         );
     }
     sound(&[&server]);
-}
-
-#[tokio::test]
-async fn whoever_comes_into_a_room_has_its_servers_told_of_their_devices() {
-    let lan = network();
-    let (a, b) = (node(&lan, "a.example"), node(&lan, "b.example"));
-    let (alice, bob) = (a.register("alice").await, b.register("bob").await);
-    let room = room_of(&bob).await;
-    let changed = || {
-        let user = UserId::parse(&*alice.user_id).expect("it is a name");
-        let store = b.services.store();
-        let nid = store.find_user(&user).expect("the store answers")?;
-        let row = DEVICE_LISTS.get(&store.latest(), &(nid,));
-        row.expect("the store answers")
-    };
-    assert_eq!(changed(), None);
-    enter(&alice, &room, "b.example").await;
-    for _ in 0..1_000 {
-        if changed().is_some() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    let first = changed();
-    assert!(first.is_some());
-    // There is nothing new in another room with the same server.
-    let other = room_of(&bob).await;
-    enter(&alice, &other, "b.example").await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    assert_eq!(changed(), first);
-    sound(&[&a, &b]);
 }

@@ -17,8 +17,8 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    protocol::ids::{Position, RoomNid, UserNid},
-    service::device_lists::{self, DeviceListChange},
+    protocol::ids::{Position, UserNid},
+    service::device_lists::DeviceListChange,
     store::{
         View,
         schema::{
@@ -101,15 +101,6 @@ impl Encryption {
             stream_id: stream_id.map_or(0, |(position,)| position.0),
             devices,
         })
-    }
-
-    /// Has the servers of a room told of the devices of a local user who has come into it.
-    ///
-    /// # Errors
-    /// When the store fails.
-    pub fn introduce(&self, view: &View, user: UserNid, room: RoomNid) -> Result<()> {
-        let _still = self.accounts.still();
-        device_lists::introduce(view, user, room)
     }
 
     /// Whether two users are in a room together.

@@ -3,9 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use http::Method;
-use ruma::{
-    OwnedServerName, OwnedUserId, RoomId, ServerName, events::room::member::MembershipState,
-};
+use ruma::{OwnedServerName, OwnedUserId, ServerName};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{json, value::RawValue};
 use tokio::{sync::Semaphore, task::JoinSet};
@@ -13,13 +11,8 @@ use tokio::{sync::Semaphore, task::JoinSet};
 use super::{Federation, handshake::ask::nonsense};
 use crate::{
     error::{Error, Result},
-    protocol::ids::Position,
     remote::Limits,
-    service::{
-        Requester,
-        e2ee::{Claimed, Keys, MOST_ASKED, Named, OfDevices},
-    },
-    store::schema::ROOM_MEMBERS,
+    service::e2ee::{Claimed, Keys, MOST_ASKED, Named, OfDevices},
 };
 
 /// How long other servers may take, unless the client says otherwise; and at most.
@@ -116,28 +109,6 @@ impl Federation {
             }
         }
         Ok(keys)
-    }
-
-    /// Has servers told of the devices of a user who has come into a room after `before`, if they were told of none so
-    /// far.
-    ///
-    /// # Errors
-    /// When the store fails.
-    pub fn introduce_devices(
-        &self,
-        requester: &Requester,
-        room: &RoomId,
-        before: Position,
-    ) -> Result<()> {
-        let view = self.0.store.view();
-        if let Some(room) = self.0.store.find_room(room)?
-            && let Some(member) = ROOM_MEMBERS.get(&view, &(room, requester.nid))?
-            && member.membership == MembershipState::Join
-            && member.since > before
-        {
-            self.0.encryption.introduce(&view, requester.nid, room)?;
-        }
-        Ok(())
     }
 
     /// Gives a key of each of these devices, here and elsewhere, that nobody else is given.

@@ -149,7 +149,7 @@ impl Lifecycle {
             match self.write(guard, event).await {
                 Err(error) if error.is_internal() => return Err(error),
                 Err(error) => {
-                    tracing::info!(%room, %error, "a room keeps the name of an alias that is gone")
+                    tracing::info!(%room, %error, "a room keeps the name of an alias that is gone");
                 }
                 Ok(_) => {}
             }

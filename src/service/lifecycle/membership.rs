@@ -56,19 +56,6 @@ impl Lifecycle {
         requester: &Requester,
         room: &RoomId,
         via: &[OwnedServerName],
-        custom: CanonicalJsonObject,
-    ) -> Result<OwnedEventId> {
-        let before = self.store.view().position();
-        let id = self.join_by_any_way(requester, room, via, custom).await?;
-        self.federation.introduce_devices(requester, room, before)?;
-        Ok(id)
-    }
-
-    async fn join_by_any_way(
-        &self,
-        requester: &Requester,
-        room: &RoomId,
-        via: &[OwnedServerName],
         mut custom: CanonicalJsonObject,
     ) -> Result<OwnedEventId> {
         custom.remove("third_party_signed");
