@@ -139,7 +139,13 @@ const COMPOSITION: &[&str] = &["app", "cli", "lib", "main"];
 /// The services from the lowest rank to the highest. A service may import those of lower ranks only, and no other of
 /// its own rank.
 const SERVICE_RANKS: &[&[&str]] = &[
-    &["appservices", "keyring", "limits", "requester"],
+    &[
+        "appservices",
+        "device_lists",
+        "keyring",
+        "limits",
+        "requester",
+    ],
     &["accounts", "media"],
     &["rooms"],
     &["ephemeral", "e2ee"],

@@ -12,9 +12,31 @@ use super::ids::Position;
 #[error("not a token that this server has given out")]
 pub struct BadToken;
 
-/// Where a sync ended: everything up to and with this position was told.
+/// Where a sync ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct SyncToken(pub Position);
+pub struct SyncToken {
+    /// Everything up to and with this position was told, but perhaps for messages to the device.
+    pub position: Position,
+    /// Of those only the ones up to and with this earlier position were told: there were more than fit.
+    pub messages: Option<Position>,
+}
+
+impl SyncToken {
+    /// Everything up to and with this position was told.
+    #[must_use]
+    pub const fn at(position: Position) -> Self {
+        Self {
+            position,
+            messages: None,
+        }
+    }
+
+    /// Up to where messages to the device were told.
+    #[must_use]
+    pub fn messages(self) -> Position {
+        self.messages.unwrap_or(self.position)
+    }
+}
 
 /// A gap between two events of a timeline: behind the event with this order, before the next.
 ///
@@ -24,7 +46,11 @@ pub struct PageToken(pub i64);
 
 impl fmt::Display for SyncToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "s{}", self.0)
+        write!(f, "s{}", self.position)?;
+        match self.messages {
+            Some(messages) => write!(f, "_{messages}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -38,13 +64,20 @@ impl FromStr for SyncToken {
     type Err = BadToken;
 
     fn from_str(text: &str) -> Result<Self, BadToken> {
-        let position = number::<u64>(text.strip_prefix('s').ok_or(BadToken)?)?;
+        let text = text.strip_prefix('s').ok_or(BadToken)?;
+        let (position, messages) = match text.split_once('_') {
+            Some((position, messages)) => (position, Some(number::<u64>(messages)?)),
+            None => (text, None),
+        };
+        let position = number::<u64>(position)?;
         // Positions are orders too, and those are signed.
-        if i64::try_from(position).is_err() {
-            Err(BadToken)
-        } else {
-            Ok(Self(Position(position)))
+        if i64::try_from(position).is_err() || messages.is_some_and(|of| of >= position) {
+            return Err(BadToken);
         }
+        Ok(Self {
+            position: Position(position),
+            messages: messages.map(Position),
+        })
     }
 }
 
@@ -61,7 +94,7 @@ impl FromStr for PageToken {
 
 impl From<SyncToken> for PageToken {
     fn from(token: SyncToken) -> Self {
-        Self(i64::try_from(token.0.0).unwrap_or(i64::MAX))
+        Self(token.position.live_order())
     }
 }
 
@@ -86,14 +119,17 @@ mod tests {
     proptest! {
         #[test]
         fn round_trips(position in 0..=i64::MAX.unsigned_abs(), order: i64) {
-            let token = SyncToken(Position(position));
+            let token = SyncToken::at(Position(position));
             prop_assert_eq!(token.to_string().parse(), Ok(token));
             prop_assert_eq!(token.to_string().parse(), Ok(PageToken(i64::try_from(position).expect("in range"))));
+            let cut = SyncToken { position: Position(position), messages: Some(Position(position / 2)) };
+            let read = if position > 0 { Ok(cut) } else { Err(BadToken) };
+            prop_assert_eq!(cut.to_string().parse(), read);
             prop_assert_eq!(PageToken(order).to_string().parse(), Ok(PageToken(order)));
         }
 
         #[test]
-        fn only_what_we_write_is_read(text in "[st]?[-+0-9 ]{0,4}|.{0,6}") {
+        fn only_what_we_write_is_read(text in "[st]?[-+0-9_ ]{0,4}|.{0,6}") {
             if let Ok(token) = text.parse::<SyncToken>() {
                 prop_assert_eq!(token.to_string(), text.clone());
             }
@@ -120,6 +156,10 @@ mod tests {
             " s1",
             "S1",
             "s1_2",
+            "s1_1",
+            "s2_01",
+            "s2_",
+            "s2_1_0",
             "t1.0",
             "s1\0",
             "s9223372036854775808",

@@ -1,6 +1,8 @@
 //! Use cases: each opens a view, decides, and commits. Built bottom-up, each part given only what it uses.
 
 pub mod accounts;
+mod device_lists;
+pub mod e2ee;
 pub mod ephemeral;
 pub mod federation;
 pub mod keyring;
@@ -20,6 +22,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use self::requester::Requester;
 use self::{
     accounts::{Accounts, Cost},
+    e2ee::Encryption,
     ephemeral::{Presence, Receipts, Typing},
     federation::{Federation, Handshakes},
     keyring::{Keyring, OwnKeys},
@@ -70,6 +73,8 @@ pub struct Services {
     pub receipts: Arc<Receipts>,
     /// Who is there.
     pub presence: Arc<Presence>,
+    /// Messages and keys of devices.
+    pub encryption: Arc<Encryption>,
     /// What tells clients of all this.
     pub sync: Arc<Sync>,
     /// Cancelled when the node stops; whatever waits listens to it.
@@ -136,6 +141,13 @@ impl Services {
             tasks.clone(),
             stop.clone(),
         ));
+        let encryption = Arc::new(Encryption::new(
+            store.clone(),
+            clock.clone(),
+            entropy.clone(),
+            remote.clone(),
+            accounts.clone(),
+        ));
         let federation = Federation::new(federation::Parts {
             store: store.clone(),
             clock: clock.clone(),
@@ -146,6 +158,7 @@ impl Services {
             typing: typing.clone(),
             receipts: receipts.clone(),
             presence: presence.clone(),
+            encryption: encryption.clone(),
             accounts: accounts.clone(),
             told_rooms: federation::ToldRooms::default(),
             handshakes: Handshakes::new(limits.clone()),
@@ -175,6 +188,7 @@ impl Services {
             typing: typing.clone(),
             receipts: receipts.clone(),
             presence: presence.clone(),
+            encryption: encryption.clone(),
         };
         let sync = Sync::new(store.clone(), clock.clone(), stop.clone(), sources);
         Ok(Self {
@@ -193,6 +207,7 @@ impl Services {
             typing,
             receipts,
             presence,
+            encryption,
             sync: Arc::new(sync),
             stop,
             tasks,

@@ -7,7 +7,9 @@ use super::{
     notify::{Change, Kinds},
     open::Inner,
     outgoing::Note,
-    schema::{CURRENT_STATE, EXTRA_TARGETS, LEFT_SERVERS, LOCAL_EVENTS, PUBLIC_ROOMS},
+    schema::{
+        CURRENT_STATE, EXTRA_TARGETS, LASTING_EDUS, LEFT_SERVERS, LOCAL_EVENTS, PUBLIC_ROOMS,
+    },
 };
 use crate::protocol::ids::{Position, RoomNid, ServerNid, UserNid};
 
@@ -100,6 +102,18 @@ impl<'s> Batch<'s> {
         ));
     }
 
+    /// Tells many users, once the batch is durable, that something outside rooms changed at `position`.
+    pub fn touch_many(&mut self, position: Position, users: Members, kinds: Kinds) {
+        let change = Change { room: None, kinds };
+        self.touches.push((
+            position,
+            Touch {
+                users: Users::Many(users),
+                change,
+            },
+        ));
+    }
+
     /// Tells every live user, once the batch is durable, that something outside rooms changed at `position`.
     pub fn touch_all(&mut self, position: Position, kinds: Kinds) {
         let change = Change { room: None, kinds };
@@ -112,8 +126,8 @@ impl<'s> Batch<'s> {
         ));
     }
 
-    /// Has other servers told of something, once the batch is durable. What has a row in `LOCAL_EVENTS` or
-    /// `EXTRA_TARGETS` is noted with it.
+    /// Has other servers told of something, once the batch is durable. What has a row in `LOCAL_EVENTS`,
+    /// `EXTRA_TARGETS` or `LASTING_EDUS` is noted with it.
     pub fn tell_servers(&mut self, position: Position, note: Note) {
         self.outgoing.push((position, note));
     }
@@ -129,6 +143,10 @@ impl<'s> Batch<'s> {
             && let Some((room,)) = <(RoomNid,)>::from_bytes(value)
         {
             self.tell_servers(position, Note::Extra { server, room });
+        } else if table == LASTING_EDUS.name
+            && let Some((server, position)) = <(ServerNid, Position)>::decode(key)
+        {
+            self.tell_servers(position, Note::Lasting { server });
         } else if table == LEFT_SERVERS.name
             && let Some((server, _, _)) = <(ServerNid, RoomNid, Position)>::decode(key)
             && let Some((until,)) = <(Position,)>::from_bytes(value)

@@ -1,5 +1,6 @@
 //! Walks the whole store for broken invariants. Used by `kontor check` and by the crash tests.
 
+mod encryption;
 mod federation;
 
 use std::fmt::{Debug, Display};
@@ -49,6 +50,7 @@ impl Store {
         check.directory(&mut say)?;
         check.names(&mut say)?;
         check.federation(&mut say)?;
+        check.encryption(&mut say)?;
         check.server_keys(&mut say)?;
         // Any value will do in these two, as long as it can be read.
         check.rows(&META, &mut say, |_, _, _| Ok(()))?;

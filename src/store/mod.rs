@@ -21,7 +21,7 @@ use std::{path::PathBuf, sync::Arc};
 pub use self::{
     batch::{Batch, Members, Touch},
     check::Complaint,
-    codec::{Record, Value},
+    codec::{AsKey, Key, Record, Value},
     commit::Committed,
     open::{Options, Sync},
     state::{Base, Chain, StateMap, difference},

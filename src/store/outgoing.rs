@@ -28,6 +28,11 @@ pub enum Note {
         /// The room.
         room: RoomNid,
     },
+    /// A message for a server that must not be lost, by the row in `LASTING_EDUS` that has its position.
+    Lasting {
+        /// The server.
+        server: ServerNid,
+    },
     /// A server has left a room, by its row in `LEFT_SERVERS`: it is not found among those in the room any more, but must
     /// be told what was before.
     Left {

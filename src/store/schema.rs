@@ -14,9 +14,10 @@ use crate::protocol::ids::{
 };
 
 mod account;
+mod encryption;
 mod federation;
 mod rooms;
-pub use self::{account::*, federation::*, rooms::*};
+pub use self::{account::*, encryption::*, federation::*, rooms::*};
 
 macro_rules! tables {
     ($($(#[$doc:meta])* $table:ident = $name:literal: $key:ty => $value:ty, $profile:ident;)*) => {
@@ -88,6 +89,8 @@ tables! {
     ROOM_MEMBERS = "room_members": (RoomNid, UserNid) => MemberRow, Sequential;
     /// The same from the user's side.
     USER_ROOMS = "user_rooms": (UserNid, RoomNid) => MemberRow, Sequential;
+    /// Whose membership in a room changed, in the order in which it did.
+    MEMBER_CHANGES = "member_changes": (RoomNid, Position, UserNid) => (), Sequential;
     /// The servers that have users in a room.
     ROOM_SERVERS = "room_servers": (RoomNid, ServerNid) => ServerRow, Sequential;
     /// The same from the server's side.
@@ -136,6 +139,27 @@ tables! {
     ACCOUNT_DATA_CHANGES = "account_data_changes": (UserNid, Position) => AccountDataKey, Sequential;
     /// Transactions of a user's device in a room: the event that was made.
     TRANSACTIONS = "transactions": (UserNid, String, RoomNid, String) => TransactionRow, Point;
+    /// Messages to a device that it has not got yet, as JSON.
+    TO_DEVICE = "to_device": (UserNid, String, Position) => String, Sequential;
+    /// Transactions by which a device has sent messages to others, by its user and id, type and transaction: when, in
+    /// milliseconds since the epoch.
+    SENT_TO_DEVICE = "sent_to_device": (UserNid, String, String, String) => (u64,), Point;
+    /// The identity keys of devices as they have signed them, as JSON.
+    DEVICE_KEYS = "device_keys": (UserNid, String) => String, Sequential;
+    /// One-time keys by user, device and algorithm, in the order in which they came.
+    ONE_TIME_KEYS = "one_time_keys": (UserNid, String, String, Position) => DeviceKeyRow, Sequential;
+    /// Where these are, by user, device and id with the algorithm.
+    ONE_TIME_KEY_IDS = "one_time_key_ids": (UserNid, String, String) => (Position,), Point;
+    /// The key of a device that is given when there is no one-time key of the algorithm.
+    FALLBACK_KEYS = "fallback_keys": (UserNid, String, String) => FallbackKeyRow, Point;
+    /// What a device is told of its keys.
+    KEY_COUNTS = "key_counts": (UserNid, String) => KeyCountsRow, Point;
+    /// When the devices of a user, their names or their keys last changed.
+    DEVICE_LISTS = "device_lists": (UserNid,) => (Position,), Point;
+    /// The same in the order of these changes.
+    DEVICE_LIST_CHANGES = "device_list_changes": (Position,) => (UserNid,), Sequential;
+    /// Keys of a user of another server, which tells us when they change.
+    REMOTE_KEYS = "remote_keys": (UserNid,) => RemoteKeysRow, Point;
     /// Last known presence.
     PRESENCE = "presence": (UserNid,) => PresenceRow, Point;
 
@@ -144,6 +168,11 @@ tables! {
     SERVER_KEYS = "server_keys": (String, String) => ServerKeyRow, Point;
     /// How far each server that is told what happens here has been told, and how that goes.
     DESTINATIONS = "destinations": (ServerNid,) => DestinationRow, Point;
+    /// Messages that another server must get however long it takes, as ready-made EDUs: those to devices, and that
+    /// devices have changed.
+    LASTING_EDUS = "lasting_edus": (ServerNid, Position) => String, Sequential;
+    /// Which messages to devices have come from another server, by their ids: when, in milliseconds since the epoch.
+    RECEIVED_TO_DEVICE = "received_to_device": (ServerNid, String) => (u64,), Point;
     /// The newest document with which each of these servers published its keys.
     KEY_DOCUMENTS = "key_documents": (String,) => KeyDocumentRow, Point;
     /// Servers with which this node was paired, by name; the configuration may name more.

@@ -61,6 +61,9 @@ servers   PUT    -                                /_matrix/federation/v2/invite/
 servers   PUT    -                                /_matrix/federation/v2/send_join/{room_id}/{event_id}
 servers   PUT    -                                /_matrix/federation/v2/send_leave/{room_id}/{event_id}
 servers   PUT    -                                /_matrix/federation/v1/send/{transaction_id}
+servers   POST   -                                /_matrix/federation/v1/user/keys/query
+servers   POST   -                                /_matrix/federation/v1/user/keys/claim
+servers   GET    -                                /_matrix/federation/v1/user/devices/{user_id}
 servers   GET    -                                /_matrix/federation/v1/event/{event_id}
 servers   GET    -                                /_matrix/federation/v1/state/{room_id}
 servers   GET    -                                /_matrix/federation/v1/state_ids/{room_id}
@@ -92,6 +95,12 @@ everybody POST   r0,v3                            register
 everybody GET    r0,v3                            register/available
 everybody GET    v1                               register/m.login.registration_token/validity
 everybody GET    unstable/org.matrix.msc3231      register/org.matrix.msc3231.login.registration_token/validity
+
+guests    POST   r0,v3                            keys/upload
+guests    POST   r0,v3                            keys/query
+guests    POST   r0,v3                            keys/claim
+users     GET    r0,v3                            keys/changes
+guests    PUT    r0,v3                            sendToDevice/{event_type}/{txn_id}
 
 users     GET    r0,v3                            presence/{user_id}/status
 users     PUT    r0,v3                            presence/{user_id}/status

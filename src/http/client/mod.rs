@@ -7,6 +7,7 @@ mod directory;
 mod discovery;
 mod events;
 mod filters;
+mod keys;
 mod membership;
 mod openid;
 mod presence;
@@ -20,6 +21,7 @@ mod session;
 mod spaces;
 mod state;
 mod sync;
+mod to_device;
 mod typing;
 
 pub(super) use self::directory::listing;
@@ -46,5 +48,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
     let routes = typing::routes(routes);
     let routes = receipts::routes(routes);
     let routes = presence::routes(routes);
+    let routes = to_device::routes(routes);
+    let routes = keys::routes(routes);
     sync::routes(routes)
 }

@@ -2,6 +2,7 @@
 
 pub(super) mod coding;
 mod directory;
+mod encryption;
 mod events;
 mod handshake;
 mod keys;
@@ -22,6 +23,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
     let routes = transactions::routes(routes);
     let routes = events::routes(routes);
     let routes = directory::routes(routes);
+    let routes = encryption::routes(routes);
     let routes = openid::routes(routes);
     let routes = third_party::routes(routes);
     query::routes(routes)

@@ -2,10 +2,7 @@
 
 use ruma::api::client::uiaa::AuthData;
 
-use super::{
-    Accounts, Requester,
-    sessions::{delete_devices, devices_of},
-};
+use super::{Accounts, Requester, removal::Removal, sessions::devices_of};
 use crate::{
     error::{Error, Result},
     protocol::ids::UserNid,
@@ -69,20 +66,19 @@ impl Accounts {
             account.erased = erase;
             account.password = None;
             let view = self.store.latest();
-            let devices = devices_of(&view, user)?;
+            let mut removal = Removal::prepare(&view, user, devices_of(&view, user)?)?;
             let fields = PROFILES.scan(&view, &(user,));
             let fields = fields.map(|row| row.map(|((_, field), _)| field));
             let fields: Vec<_> = fields.collect::<Result<_, _>>()?;
             let committed = self.store.commit(|batch| {
                 ACCOUNTS.put(batch, &(user,), &account);
-                delete_devices(batch, user, &devices);
+                removal.write(batch);
                 for field in &fields {
                     PROFILES.delete(batch, &(user, field.as_str()));
                 }
                 Ok(())
             })?;
-            let hashes = devices.iter().filter_map(|(_, device)| device.access_token);
-            self.sessions.forget(hashes);
+            self.sessions.forget(removal.access_tokens());
             committed.position
         };
         Ok(self.store.durable(position).await?)

@@ -10,7 +10,8 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    store::schema::{DEVICES, DeviceRow},
+    service::device_lists::{DeviceListChange, DeviceNow},
+    store::schema::{DEVICE_KEYS, DEVICES, DeviceRow},
 };
 
 /// A device of an account.
@@ -69,8 +70,23 @@ impl Accounts {
             let mut row = row.ok_or_else(|| Error::not_found("The device"))?;
             let Some(name) = name else { return Ok(()) };
             row.display_name = Some(name);
+            let view = self.store.latest();
+            // A device without keys is nothing to others.
+            let change = match DEVICE_KEYS.get(&view, &key)? {
+                Some(keys) => {
+                    let now = DeviceNow {
+                        device: id.to_owned(),
+                        known: Some((row.display_name.clone(), Some(keys))),
+                    };
+                    Some((DeviceListChange::here(&view, requester.nid)?, now))
+                }
+                None => None,
+            };
             let committed = self.store.commit(|batch| {
                 DEVICES.put(batch, &key, &row);
+                if let Some((change, now)) = change {
+                    change.write(batch, &[now]);
+                }
                 Ok(())
             })?;
             committed.position

@@ -13,13 +13,14 @@ mod push_rules;
 mod refresh;
 mod register;
 mod registration_tokens;
+mod removal;
 mod sessions;
 mod shared_secret;
 mod tags;
 mod uia;
 
-use parking_lot::Mutex;
-use ruma::{OwnedServerName, OwnedUserId, UserId};
+use parking_lot::{Mutex, MutexGuard};
+use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
 
 pub use self::{
     data::{GLOBAL, Writing},
@@ -101,6 +102,16 @@ impl Accounts {
             return Ok(None);
         };
         Ok(ACCOUNTS.get(view, &(nid,))?.map(|row| (nid, row)))
+    }
+
+    /// The name of this node.
+    pub fn server_name(&self) -> &ServerName {
+        &self.server_name
+    }
+
+    /// As long as this is held, no device comes or goes, and nothing that belongs to devices is written by others.
+    pub fn still(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock()
     }
 
     /// The local user that a client names by a full id or by the part before the colon; none if it can be neither.

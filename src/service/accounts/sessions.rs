@@ -14,13 +14,12 @@ use quick_cache::sync::Cache;
 use ruma::OwnedUserId;
 use sha2::{Digest, Sha256};
 
-use super::{Accounts, Requester};
+use super::{Accounts, Requester, removal::Removal};
 use crate::{
     error::{Error, Result},
     protocol::ids::{Position, UserNid},
     store::{
         Batch, View,
-        notify::Kinds,
         schema::{
             ACCESS_TOKENS, ACCOUNTS, AccessTokenRow, DEVICES, DeviceRow, REFRESH_TOKENS,
             RefreshTokenRow,
@@ -164,22 +163,6 @@ pub(super) fn delete_tokens(batch: &mut Batch<'_>, device: &DeviceRow) {
         .flatten()
     {
         REFRESH_TOKENS.delete(batch, &(hash,));
-    }
-}
-
-/// Deletes devices with their tokens, and wakes those who wait in their name.
-pub(super) fn delete_devices(
-    batch: &mut Batch<'_>,
-    user: UserNid,
-    devices: &[(String, DeviceRow)],
-) {
-    for (id, device) in devices {
-        delete_tokens(batch, device);
-        DEVICES.delete(batch, &(user, id.as_str()));
-    }
-    if !devices.is_empty() {
-        let position = batch.position();
-        batch.touch_user(position, user, None, Kinds::DEVICES);
     }
 }
 
@@ -384,12 +367,12 @@ impl Accounts {
             let _changing = self.changing.lock();
             let mut devices = devices_of(&self.store.latest(), user)?;
             devices.retain(|(id, _)| which(id));
+            let mut removal = Removal::prepare(&self.store.latest(), user, devices)?;
             let committed = self.store.commit(|batch| {
-                delete_devices(batch, user, &devices);
+                removal.write(batch);
                 Ok(())
             })?;
-            let hashes = devices.iter().filter_map(|(_, device)| device.access_token);
-            self.sessions.forget(hashes);
+            self.sessions.forget(removal.access_tokens());
             committed.position
         };
         Ok(self.store.durable(position).await?)

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use ruma::OwnedServerName;
 use tokio::sync::Notify;
 
-use super::transaction::{Flight, MAX_EVENTS};
+use super::transaction::{Flight, MAX_EDUS, MAX_EVENTS};
 use crate::{
     protocol::{
         backoff::Schedule,
@@ -27,6 +27,10 @@ pub(super) const MAX_QUEUE: usize = 10_000;
 
 /// The most receipts of a transaction.
 const MAX_RECEIPTS: usize = 60;
+
+/// The most messages of a transaction that must not be lost; and, with receipts, so many that the rest has a place.
+const MAX_LASTING: usize = 50;
+const MAX_STORED: usize = MAX_EDUS - MAX_TYPING - 1;
 
 /// The most notices of typing of a transaction.
 const MAX_TYPING: usize = 30;
@@ -60,6 +64,8 @@ pub(super) enum What {
     Extra,
     /// A receipt.
     Receipt,
+    /// A message that must not be lost; of no room.
+    Lasting,
 }
 
 /// Something that waits.
@@ -114,6 +120,8 @@ pub(super) struct State {
     refused: u32,
     /// Rows of `EXTRA_TARGETS` that are done with.
     pub(super) done_extras: Vec<Position>,
+    /// The same of `LASTING_EDUS`.
+    pub(super) done_edus: Vec<Position>,
     returned: Option<Returned>,
 }
 
@@ -205,6 +213,7 @@ impl Destination {
                 most: MAX_EVENTS,
                 refused: 0,
                 done_extras: Vec::new(),
+                done_edus: Vec::new(),
                 returned: None,
             }),
         }
@@ -376,8 +385,7 @@ impl Destination {
                 if let Some(last) = flown.last() {
                     state.row.cursor = state.row.cursor.max(last.position);
                 }
-                let extras = flown.iter().filter(|item| item.what == What::Extra);
-                state.done_extras.extend(extras.map(|item| item.position));
+                state.done_with(&flown);
                 if state.row.sent.is_some_and(|sent| sent <= state.row.cursor) {
                     state.row.sent = None;
                 }
@@ -463,12 +471,24 @@ impl Destination {
         if let Some(last) = flown.last() {
             state.row.cursor = state.row.cursor.max(last.position);
         }
+        state.done_with(&flown);
         (state.most, state.refused) = (MAX_EVENTS, 0);
         true
     }
 }
 
 impl State {
+    /// The rows of these are needed no more.
+    fn done_with(&mut self, flown: &[Item]) {
+        for item in flown {
+            match item.what {
+                What::Extra => self.done_extras.push(item.position),
+                What::Lasting => self.done_edus.push(item.position),
+                What::Event | What::Receipt => {}
+            }
+        }
+    }
+
     fn begin(&mut self, now: Instant) {
         self.last_attempt = Some(now);
         self.attempt = Some(Attempt { urged: None });
@@ -488,18 +508,21 @@ impl State {
 
     /// Takes the next transaction out of what waits.
     fn take(&mut self) -> Flight {
-        let (mut events, mut receipts) = (0, 0);
+        let (mut events, mut receipts, mut lasting) = (0, 0, 0);
         while let Some(item) = self.queue.front() {
             // The same pieces as before the node was stopped.
             let is_other = self.row.sent.is_some_and(|sent| item.position > sent);
             if is_other && !self.flying.is_empty() {
                 break;
             }
+            let stored = receipts + lasting;
             let (count, most) = match item.what {
                 What::Event | What::Extra => (&mut events, self.most),
                 What::Receipt => (&mut receipts, MAX_RECEIPTS.min(self.most)),
+                What::Lasting => (&mut lasting, MAX_LASTING.min(self.most)),
             };
-            if *count == most {
+            let is_edu = matches!(item.what, What::Receipt | What::Lasting);
+            if *count == most || is_edu && stored == MAX_STORED {
                 break;
             }
             *count += 1;

@@ -1,8 +1,9 @@
-//! Short-lived messages of other servers: who types, who has read what, who is there.
+//! Messages of other servers that are no events: who types, who has read what, who is there, and what devices say to
+//! each other.
 //!
 //! A server speaks for its own users only, and of a room only while it is in it and not kept out. What is not understood
-//! is ignored, as are messages for devices until there is encryption; a message that is lost does no harm that the next
-//! one does not mend.
+//! is ignored. Most of these messages are short-lived: one that is lost does no harm that the next one does not mend.
+//! Those to devices come only once, so the sender is not told that they have come before they are safe.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -19,7 +20,7 @@ use tokio::time::timeout;
 use super::Federation;
 use crate::{
     error::Result,
-    protocol::ids::UserNid,
+    protocol::ids::{Position, UserNid},
     service::ephemeral::{Mark, Told},
     store::schema::ROOM_MEMBERS,
 };
@@ -86,6 +87,31 @@ struct PersonNews {
 }
 
 impl Federation {
+    /// Takes in what comes only once; says from when on it is safe.
+    ///
+    /// # Errors
+    /// When the store fails: then all of it must come again.
+    pub(super) fn receive_lasting(
+        &self,
+        origin: &ServerName,
+        edus: &[Box<RawValue>],
+    ) -> Result<Option<Position>> {
+        let mut safe = None;
+        for edu in edus {
+            let Ok(edu) = serde_json::from_str::<Edu<'_>>(edu.get()) else {
+                continue;
+            };
+            let (encryption, content) = (&self.0.encryption, edu.content.get());
+            let received = match edu.edu_type.as_str() {
+                "m.direct_to_device" => encryption.receive_to_device(origin, content),
+                "m.device_list_update" => encryption.receive_update(origin, content),
+                _ => continue,
+            };
+            safe = safe.max(received?);
+        }
+        Ok(safe)
+    }
+
     /// Takes in what is of the moment. What is not understood is ignored.
     pub(super) async fn receive_edus(&self, origin: &ServerName, edus: Vec<Box<RawValue>>) {
         let all = async {

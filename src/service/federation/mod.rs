@@ -7,6 +7,7 @@ mod courier;
 mod destination;
 mod directory;
 mod edus;
+mod encryption;
 mod fetch;
 mod handshake;
 mod inbox;
@@ -36,6 +37,7 @@ pub use self::{
 };
 use super::{
     accounts::Accounts,
+    e2ee::Encryption,
     ephemeral::{Presence, Receipts, Typing},
     keyring::Keyring,
     rooms::Rooms,
@@ -76,6 +78,8 @@ pub struct Parts {
     pub receipts: Arc<Receipts>,
     /// Who is there.
     pub presence: Arc<Presence>,
+    /// Messages and keys of devices.
+    pub encryption: Arc<Encryption>,
     /// What has come in and has no place yet.
     pub inbox: Inbox,
     /// What runs beside the requests.

@@ -24,7 +24,7 @@ use crate::{
     store::{
         View,
         outgoing::Note,
-        schema::{DESTINATIONS, EXTRA_TARGETS, ROOM_SERVERS, USER_ROOMS},
+        schema::{DESTINATIONS, EXTRA_TARGETS, LASTING_EDUS, ROOM_SERVERS, USER_ROOMS},
     },
 };
 
@@ -151,8 +151,12 @@ impl Outbox {
             let (room, what) = match &note {
                 Note::Event { room } | Note::Typing { room, .. } => (*room, What::Event),
                 Note::Receipt { room } => (*room, What::Receipt),
-                Note::Extra { server, room } => {
-                    let (room, what) = (*room, What::Extra);
+                Note::Extra { .. } | Note::Lasting { .. } => {
+                    let (server, room, what) = match &note {
+                        Note::Extra { server, room } => (server, *room, What::Extra),
+                        Note::Lasting { server } => (server, RoomNid::default(), What::Lasting),
+                        _ => continue,
+                    };
                     if let Some(destination) = self.destination(*server)?
                         && destination.push(
                             Item {
@@ -267,7 +271,8 @@ impl Outbox {
             if let Some(destination) = self.all.lock().get(&nid) {
                 rows.push(destination.with(|state| {
                     let extras = std::mem::take(&mut state.done_extras);
-                    (nid, state.row.clone(), extras)
+                    let edus = std::mem::take(&mut state.done_edus);
+                    (nid, state.row.clone(), extras, edus)
                 }));
             }
         }
@@ -275,10 +280,13 @@ impl Outbox {
             return Ok(());
         }
         let _not_awaited = self.parts.store.commit(|batch| {
-            for (nid, row, extras) in &rows {
+            for (nid, row, extras, edus) in &rows {
                 DESTINATIONS.put(batch, &(*nid,), row);
                 for position in extras {
                     EXTRA_TARGETS.delete(batch, &(*nid, *position));
+                }
+                for position in edus {
+                    LASTING_EDUS.delete(batch, &(*nid, *position));
                 }
             }
             Ok(())

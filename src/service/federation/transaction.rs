@@ -27,7 +27,7 @@ use crate::{
     service::rooms::Stored,
     store::{
         self, View,
-        schema::{RECEIPTS, ROOM_SERVERS, ReceiptRow},
+        schema::{LASTING_EDUS, RECEIPTS, ROOM_SERVERS, ReceiptRow},
     },
 };
 
@@ -137,6 +137,11 @@ impl Flight {
         let mut receipts = Receipts::default();
         let mut hash = Sha256::new();
         for item in &self.items {
+            if item.what == What::Lasting {
+                made.edus
+                    .extend(LASTING_EDUS.get(view, &(nid, item.position))?);
+                continue;
+            }
             // It may have left since.
             let place = (item.room, nid);
             if item.what != What::Extra && !parts.rooms.tells_server(view, place, item.position)? {
@@ -158,7 +163,7 @@ impl Flight {
                 made.events.push(event);
             }
         }
-        made.edus = receipts.edus(parts)?;
+        made.edus.extend(receipts.edus(parts)?);
         made.edus.extend(self.volatile(parts, view, nid)?);
         made.edus.truncate(MAX_EDUS);
         if !made.events.is_empty() {

@@ -99,7 +99,11 @@ impl Federation {
             return Ok(answer.clone());
         }
         let results = self.receive_pdus(origin, transaction.pdus).await?;
+        let safe = self.receive_lasting(origin, &transaction.edus)?;
         self.receive_edus(origin, transaction.edus).await;
+        if let Some(position) = safe {
+            self.0.store.durable(position).await?;
+        }
         let results: BTreeMap<&str, Value> = results
             .iter()
             .map(|(id, error)| {

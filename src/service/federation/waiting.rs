@@ -19,8 +19,8 @@ use crate::{
     store::{
         View,
         schema::{
-            DESTINATIONS, DestinationRow, EXTRA_TARGETS, LEFT_SERVERS, LOCAL_EVENTS, RECEIPTS,
-            ROOM_SERVERS, SERVER_ROOMS,
+            DESTINATIONS, DestinationRow, EXTRA_TARGETS, LASTING_EDUS, LEFT_SERVERS, LOCAL_EVENTS,
+            RECEIPTS, ROOM_SERVERS, SERVER_ROOMS,
         },
     },
 };
@@ -37,7 +37,7 @@ pub struct DestinationStatus {
     pub is_peer: bool,
     /// Since when it cannot be reached, in milliseconds since the epoch.
     pub down_since: Option<u64>,
-    /// How many events and receipts wait.
+    /// How many events, receipts and messages for devices wait.
     pub waiting: usize,
     /// Whether more wait than were counted.
     pub more: bool,
@@ -72,7 +72,8 @@ impl Federation {
         let mut all = Vec::new();
         for (nid, row) in rows {
             let (found, is_all) = Outbox::find(&view, nid, row.cursor)?;
-            let first = found.iter().find(|item| item.what != What::Receipt);
+            let is_event = |item: &&Item| matches!(item.what, What::Event | What::Extra);
+            let first = found.iter().find(is_event);
             let oldest = match first {
                 Some(item) => {
                     let stored = outbox.parts.rooms.event(&view, item.position.0.into())?;
@@ -142,6 +143,15 @@ impl Outbox {
         for row in LEFT_SERVERS.scan(&view, &()) {
             behind.insert(row?.0.0);
         }
+        let mut server = ServerNid::default();
+        loop {
+            let from = Bound::Included((server, Position::default()));
+            let mut rest = LASTING_EDUS.range(&view, &(), (from, Bound::Unbounded));
+            let Some(row) = rest.next() else { break };
+            server = row?.0.0;
+            behind.insert(server);
+            server.0 += 1;
+        }
         for server in behind {
             if let Some(destination) = self.destination(server)?
                 && destination.look_again()
@@ -180,6 +190,17 @@ impl Outbox {
                 position,
                 room,
                 what: What::Extra,
+            }) {
+                break;
+            }
+        }
+        for row in LASTING_EDUS.range(view, &(server,), (after, Bound::Unbounded)) {
+            let ((_, position), _) = row?;
+            let (room, what) = (RoomNid::default(), What::Lasting);
+            if !add(Item {
+                position,
+                room,
+                what,
             }) {
                 break;
             }

@@ -4,6 +4,7 @@
 //! part of the node that knows which rooms changed is in memory, so that a sync with nothing to tell reads no disk.
 
 mod account_data;
+mod device_lists;
 mod json;
 mod lazy;
 mod state;
@@ -17,10 +18,12 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+pub use self::device_lists::DeviceLists;
 use self::{lazy::SentMembers, unread::Unread};
 use super::{
     Requester,
     accounts::Accounts,
+    e2ee::Encryption,
     ephemeral::{Presence, Receipts, Typing},
     rooms::Rooms,
 };
@@ -64,6 +67,7 @@ pub struct Sync {
     typing: Arc<Typing>,
     receipts: Arc<Receipts>,
     presence: Arc<Presence>,
+    encryption: Arc<Encryption>,
     clock: Clock,
     stop: CancellationToken,
     sent_members: SentMembers,
@@ -84,6 +88,8 @@ pub struct Sources {
     pub receipts: Arc<Receipts>,
     /// Who is there.
     pub presence: Arc<Presence>,
+    /// Messages and keys of devices.
+    pub encryption: Arc<Encryption>,
 }
 
 /// A range of the stream, and what changed in it as far as memory knows.
@@ -104,6 +110,7 @@ impl Sync {
             typing: sources.typing,
             receipts: sources.receipts,
             presence: sources.presence,
+            encryption: sources.encryption,
             clock,
             stop,
             sent_members: SentMembers::new(),
@@ -128,6 +135,11 @@ impl Sync {
         let waits = request.since.is_some() && !request.full_state && !request.timeout.is_zero();
         let patience = self.clock.sleep(request.timeout.min(MAX_TIMEOUT));
         tokio::pin!(patience);
+        let device = requester.device_id.as_deref();
+        if let (Some(device), Some(since)) = (device, request.since) {
+            let (view, device) = (self.store.view(), (requester.nid, device));
+            self.encryption.acknowledge(&view, device, since)?;
+        }
         let mut has_waited = false;
         loop {
             // Listening begins before looking, so whatever comes after the look is heard.
@@ -144,29 +156,34 @@ impl Sync {
                 return Ok(answer);
             }
             if !waits {
-                return Ok(v3::empty(position));
+                return self.empty(requester, position);
             }
             tokio::select! {
                 changed = listening.changed() => {
                     changed.map_err(|_| Error::Internal("a live user was dropped".to_owned()))?;
                 }
-                () = &mut patience => return Ok(v3::empty(position)),
-                () = self.stop.cancelled() => return Ok(v3::empty(position)),
+                () = &mut patience => return self.empty(requester, position),
+                () = self.stop.cancelled() => return self.empty(requester, position),
             }
             has_waited = true;
             // Up to here there was nothing to tell.
-            request.since = Some(SyncToken(position));
+            request.since = Some(SyncToken::at(position));
         }
     }
 
     fn range(&self, live: &Live, request: &SyncRequest) -> Range {
         let view = self.store.view();
         // A token from the future was given out before this data directory was restored from a copy: begin anew.
-        let since = request.since.map(|token| token.0);
+        let since = request.since.map(|token| token.position);
         let since = since.filter(|since| *since <= view.position());
+        let rest = request.since.and_then(|token| token.messages);
         let changes = match since {
             Some(_) if request.full_state => Changes::Unknown,
-            Some(since) => live.changes(since, view.position()),
+            Some(since) => match live.changes(since, view.position()) {
+                // Something is left that did not fit into the answer before.
+                Changes::None if rest.is_some() => Changes::Some([(None, Kinds::DEVICES)].into()),
+                changes => changes,
+            },
             None => Changes::Unknown,
         };
         Range {

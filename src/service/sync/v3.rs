@@ -14,20 +14,24 @@ use crate::{
     error::{Error, Result},
     protocol::{
         filter::RoomEventFilter,
-        format::Shape,
+        format::{Shape, push_string},
         ids::{Position, RoomNid, UserNid},
         token::{PageToken, SyncToken},
     },
     service::{
         Requester,
+        e2ee::Pending,
         rooms::{Reach, Seen, Sight, Stored},
     },
     store::{
         View,
         notify::{Changes, Kinds},
-        schema::{HeadRow, MemberRow, ROOM_HEADS, ROOM_MEMBERS, USER_ROOMS},
+        schema::{HeadRow, KeyCountsRow, MemberRow, ROOM_HEADS, ROOM_MEMBERS, USER_ROOMS},
     },
 };
+
+/// The algorithm of the keys that all clients use.
+const USUAL_ALGORITHM: &str = "signed_curve25519";
 
 /// One user's sync: what all of its parts need to know.
 pub(super) struct Asking<'a> {
@@ -82,23 +86,48 @@ struct Rooms {
     met: BTreeSet<UserNid>,
 }
 
-/// The answer when nothing has happened.
-pub(super) fn empty(position: Position) -> String {
-    let mut out = String::new();
-    let mut answer = Object::new(&mut out);
-    finish(&mut answer, position);
-    answer.finish();
-    out
-}
-
-fn finish(answer: &mut Object<'_>, position: Position) {
+fn finish(answer: &mut Object<'_>, mut keys: KeyCountsRow, token: SyncToken) {
     // Some clients take a missing count for an unknown one, so it is always told.
-    answer.json("device_one_time_keys_count", "{\"signed_curve25519\":0}");
-    answer.json("device_unused_fallback_key_types", "[]");
-    answer.text("next_batch", &SyncToken(position).to_string());
+    keys.counts.entry(USUAL_ALGORITHM.to_owned()).or_default();
+    let mut counts = Object::new(answer.member("device_one_time_keys_count"));
+    for (algorithm, count) in &keys.counts {
+        counts.json(algorithm, &count.to_string());
+    }
+    counts.finish();
+    let unused = answer.member("device_unused_fallback_key_types");
+    unused.push('[');
+    let fallback = keys.fallback.iter().filter(|(_, used)| !**used);
+    for (index, (algorithm, _)) in fallback.enumerate() {
+        if index > 0 {
+            unused.push(',');
+        }
+        push_string(unused, algorithm);
+    }
+    unused.push(']');
+    answer.text("next_batch", &token.to_string());
 }
 
 impl Sync {
+    /// The answer when nothing has happened.
+    pub(super) fn empty(&self, requester: &Requester, position: Position) -> Result<String> {
+        // Nothing has changed, so the present moment will do.
+        let keys = self.keys(&self.store.view(), requester)?;
+        let mut out = String::new();
+        let mut answer = Object::new(&mut out);
+        finish(&mut answer, keys, SyncToken::at(position));
+        answer.finish();
+        Ok(out)
+    }
+
+    /// How many keys the device has that asks.
+    fn keys(&self, view: &View, requester: &Requester) -> Result<KeyCountsRow> {
+        let Some(device) = &requester.device_id else {
+            return Ok(KeyCountsRow::default());
+        };
+        let row = self.encryption.key_counts(view, (requester.nid, device))?;
+        Ok(row.unwrap_or_default())
+    }
+
     /// Works out the answer; none if there is nothing to tell and `skip_empty` says to wait on.
     pub(super) fn build(
         &self,
@@ -143,7 +172,15 @@ impl Sync {
         } else {
             String::new()
         };
-        let is_empty = presence.is_empty() && data.global.is_empty() && rooms.is_empty();
+        let messages = self.messages(&asking, range)?;
+        let keys = self.keys(asking.view, requester)?;
+        let lists = self.device_lists(&asking, range)?;
+        let is_empty = presence.is_empty()
+            && asking.since.is_some_and(|since| keys.position <= since)
+            && messages.events.is_empty()
+            && lists.is_empty()
+            && data.global.is_empty()
+            && rooms.is_empty();
         if is_empty && skip_empty {
             return Ok(None);
         }
@@ -152,6 +189,23 @@ impl Sync {
         let mut answer = Object::new(&mut out);
         answer.events("account_data", &data.global);
         answer.events("presence", &presence);
+        answer.events("to_device", &messages.events);
+        if !lists.is_empty() {
+            let mut object = Object::new(answer.member("device_lists"));
+            for (name, users) in [("changed", &lists.changed), ("left", &lists.left)] {
+                let list = object.member(name);
+                let mut items = String::new();
+                for user in users {
+                    let mut text = String::new();
+                    push_string(&mut text, user.as_str());
+                    push_item(&mut items, &text);
+                }
+                list.push('[');
+                list.push_str(&items);
+                list.push(']');
+            }
+            object.finish();
+        }
         if !rooms.is_empty() {
             let mut object = Object::new(answer.member("rooms"));
             object.object("join", &rooms.join);
@@ -160,9 +214,27 @@ impl Sync {
             object.object("leave", &rooms.leave);
             object.finish();
         }
-        finish(&mut answer, range.view.position());
+        let token = SyncToken {
+            position: range.view.position(),
+            messages: messages.until,
+        };
+        finish(&mut answer, keys, token);
         answer.finish();
         Ok(Some(out))
+    }
+
+    /// What other devices have sent to the one that asks.
+    fn messages(&self, asking: &Asking<'_>, range: &Range) -> Result<Pending> {
+        let token = asking.request.since;
+        let rest = token.is_some_and(|token| token.messages.is_some());
+        match &asking.requester.device_id {
+            Some(device) if rest || range.may_have(Kinds::DEVICES) => {
+                let token = token.filter(|_| asking.since.is_some());
+                let device = (asking.requester.nid, device.as_str());
+                self.encryption.pending(asking.view, device, token)
+            }
+            _ => Ok(Pending::default()),
+        }
     }
 
     fn add_room(
@@ -213,7 +285,7 @@ impl Sync {
         Ok(())
     }
 
-    fn part<'a>(
+    pub(super) fn part<'a>(
         &'a self,
         asking: &'a Asking<'a>,
         room: RoomNid,

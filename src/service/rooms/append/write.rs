@@ -19,8 +19,8 @@ use crate::{
         notify::Kinds,
         schema::{
             AUTH_EDGES, CURRENT_STATE, EVENT_NIDS, EVENTS, EXTRA_TARGETS, EventList, EventRow,
-            Facts, LOCAL_EVENTS, MemberRow, RELATIONS, ROOM_MEMBERS, RelationRow, TIMELINE,
-            TRANSACTIONS, TransactionRow, USER_ROOMS, WAITING,
+            Facts, LOCAL_EVENTS, MEMBER_CHANGES, MemberRow, RELATIONS, ROOM_MEMBERS, RelationRow,
+            TIMELINE, TRANSACTIONS, TransactionRow, USER_ROOMS, WAITING,
         },
     },
 };
@@ -263,6 +263,7 @@ pub(in crate::service::rooms) fn put_member(
         forgotten: same.is_some_and(|row| row.forgotten),
     };
     ROOM_MEMBERS.put(batch, &(head.nid, member.user), &row);
+    MEMBER_CHANGES.put(batch, &(head.nid, row.since, member.user), &());
     USER_ROOMS.put(batch, &(member.user, head.nid), &row);
     let counts = Counts {
         joined: head.row.joined,

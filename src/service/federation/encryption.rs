@@ -1,0 +1,249 @@
+//! Keys of devices of other servers, asked for there. See "End-to-End Encryption" in the server-server API.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use http::Method;
+use ruma::{OwnedServerName, OwnedUserId, ServerName};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{json, value::RawValue};
+use tokio::{sync::Semaphore, task::JoinSet};
+
+use super::{Federation, handshake::ask::nonsense};
+use crate::{
+    error::{Error, Result},
+    remote::Limits,
+    service::e2ee::{Claimed, Keys, MOST_ASKED, Named, OfDevices},
+};
+
+/// How long other servers may take, unless the client says otherwise; and at most.
+const USUAL_PATIENCE: Duration = Duration::from_secs(10);
+const MOST_PATIENCE: Duration = Duration::from_secs(30);
+
+/// The longest answer, in bytes.
+const ANSWER: u64 = 16 << 20;
+
+/// How many servers one request may ask.
+const MOST_SERVERS: usize = 1_000;
+
+/// How many servers are asked for keys at the same time.
+static QUESTIONS: Semaphore = Semaphore::const_new(64);
+
+#[derive(Deserialize)]
+struct ToldKeys {
+    #[serde(default)]
+    device_keys: OfDevices<Box<RawValue>>,
+}
+
+#[derive(Deserialize)]
+struct ToldClaimed {
+    #[serde(default)]
+    one_time_keys: OfDevices<Named>,
+}
+
+/// A server, what it was asked for, and what it has said.
+type Answered<W, A> = (OwnedServerName, BTreeMap<OwnedUserId, W>, Result<A>);
+
+/// Of whom identity keys are.
+#[derive(Deserialize)]
+struct Owner {
+    user_id: OwnedUserId,
+    device_id: String,
+}
+
+impl Federation {
+    /// The identity keys of users here and elsewhere: of all devices of a user for whom none are named.
+    ///
+    /// # Errors
+    /// 413 M_TOO_LARGE when too much is asked at once.
+    pub async fn query_keys(
+        &self,
+        wanted: BTreeMap<OwnedUserId, Vec<String>>,
+        patience: Option<Duration>,
+    ) -> Result<Keys> {
+        bounded(wanted.values().map(|devices| devices.len().max(1)).sum())?;
+        let view = self.0.store.view();
+        let encryption = &self.0.encryption;
+        let mut keys = Keys {
+            device_keys: encryption.device_keys(&view, &wanted)?,
+            failures: BTreeMap::new(),
+        };
+        let as_of = view.position();
+        let mut others = BTreeMap::new();
+        let mut picked = BTreeMap::new();
+        for (user, devices) in wanted {
+            match encryption.kept_keys(&view, &user)? {
+                Some(mut kept) => {
+                    kept.retain(|device, _| devices.is_empty() || devices.contains(device));
+                    keys.device_keys.insert(user, kept);
+                }
+                None => {
+                    // All are asked for, so that they can be kept.
+                    others.insert(user.clone(), Vec::<String>::new());
+                    picked.insert(user, devices);
+                }
+            }
+        }
+        drop(view);
+        let uri = "/_matrix/federation/v1/user/keys/query";
+        let asked = self.servers(others, (uri, "device_keys"), patience);
+        for (server, wanted, answer) in asked.await? {
+            let told: ToldKeys = match answer {
+                Ok(told) => told,
+                Err(error) => {
+                    keys.failures.insert(server.to_string(), failure(&error));
+                    continue;
+                }
+            };
+            for (user, devices) in told.device_keys {
+                let Some(asked) = picked.get(&user).filter(|_| wanted.contains_key(&user)) else {
+                    continue;
+                };
+                let devices = devices.into_iter().filter(|(device, keys)| {
+                    let owner = serde_json::from_str::<Owner>(keys.get()).ok();
+                    owner.is_some_and(|it| it.user_id == user && it.device_id == *device)
+                });
+                let mut devices: Named = devices.collect();
+                encryption.keep_keys(as_of, &user, &devices)?;
+                devices.retain(|device, _| asked.is_empty() || asked.contains(device));
+                keys.device_keys.insert(user, devices);
+            }
+        }
+        Ok(keys)
+    }
+
+    /// Gives a key of each of these devices, here and elsewhere, that nobody else is given.
+    ///
+    /// # Errors
+    /// 413 M_TOO_LARGE when too much is asked at once.
+    pub async fn claim_keys(
+        &self,
+        wanted: OfDevices<String>,
+        patience: Option<Duration>,
+    ) -> Result<Claimed> {
+        bounded(wanted.values().map(BTreeMap::len).sum())?;
+        let mut claimed = Claimed {
+            one_time_keys: self.0.encryption.claim_keys(&wanted).await?,
+            failures: BTreeMap::new(),
+        };
+        let uri = "/_matrix/federation/v1/user/keys/claim";
+        let asked = self.servers(wanted, (uri, "one_time_keys"), patience);
+        for (server, wanted, answer) in asked.await? {
+            let told: ToldClaimed = match answer {
+                Ok(told) => told,
+                Err(error) => {
+                    claimed.failures.insert(server.to_string(), failure(&error));
+                    continue;
+                }
+            };
+            for (user, devices) in told.one_time_keys {
+                let Some(asked) = wanted.get(&user) else {
+                    continue;
+                };
+                let devices = devices.into_iter();
+                let devices = devices.filter(|(device, _)| asked.contains_key(device));
+                claimed.one_time_keys.insert(user, devices.collect());
+            }
+        }
+        Ok(claimed)
+    }
+
+    /// The identity keys of local users, for another server.
+    ///
+    /// # Errors
+    /// 413 M_TOO_LARGE when too much is asked at once.
+    pub fn told_keys(&self, wanted: &BTreeMap<OwnedUserId, Vec<String>>) -> Result<Keys> {
+        bounded(wanted.values().map(|devices| devices.len().max(1)).sum())?;
+        let view = self.0.store.view();
+        Ok(Keys {
+            device_keys: self.0.encryption.device_keys(&view, wanted)?,
+            failures: BTreeMap::new(),
+        })
+    }
+
+    /// Gives keys of local users to another server.
+    ///
+    /// # Errors
+    /// 413 M_TOO_LARGE when too much is asked at once.
+    pub async fn told_claimed(&self, wanted: &OfDevices<String>) -> Result<Claimed> {
+        bounded(wanted.values().map(BTreeMap::len).sum())?;
+        Ok(Claimed {
+            one_time_keys: self.0.encryption.claim_keys(wanted).await?,
+            failures: BTreeMap::new(),
+        })
+    }
+
+    /// Asks all other servers at once for what is wanted of their users; gives what each was asked and has said.
+    async fn servers<W, A>(
+        &self,
+        wanted: BTreeMap<OwnedUserId, W>,
+        (uri, name): (&'static str, &'static str),
+        patience: Option<Duration>,
+    ) -> Result<Vec<Answered<W, A>>>
+    where
+        W: Serialize + Send + 'static,
+        A: DeserializeOwned + Send + 'static,
+    {
+        let mut servers: BTreeMap<OwnedServerName, BTreeMap<OwnedUserId, W>> = BTreeMap::new();
+        let own = self.0.keyring.name();
+        for (user, wanted) in wanted {
+            let server = user.server_name().to_owned();
+            if server != own {
+                servers.entry(server).or_default().insert(user, wanted);
+            }
+        }
+        if servers.len() > MOST_SERVERS {
+            return Err(Error::too_large("Users of too many servers are asked for"));
+        }
+        let time = patience.unwrap_or(USUAL_PATIENCE).min(MOST_PATIENCE);
+        // They end with this.
+        let mut asking = JoinSet::new();
+        for (server, wanted) in servers {
+            let federation = self.clone();
+            asking.spawn(async move {
+                let body = json!({ name: wanted }).to_string();
+                let answer = federation.keys_from(&server, uri, body, time).await;
+                (server, wanted, answer)
+            });
+        }
+        Ok(asking.join_all().await)
+    }
+
+    async fn keys_from<A: DeserializeOwned>(
+        &self,
+        server: &ServerName,
+        uri: &str,
+        body: String,
+        time: Duration,
+    ) -> Result<A> {
+        // Who waits for others waits as long as for an answer.
+        let asking = async {
+            let _question = QUESTIONS.acquire().await;
+            let limits = Limits { time, body: ANSWER };
+            let (remote, body) = (&self.0.remote, body.into_bytes());
+            let sent = remote.send_signed(server, Method::POST, uri, body, limits);
+            let answer = sent.await?;
+            serde_json::from_slice(answer.body()).map_err(|e| nonsense(server, e))
+        };
+        tokio::select! {
+            answer = asking => answer,
+            () = self.0.clock.sleep(time) => {
+                Err(Error::api(http::StatusCode::GATEWAY_TIMEOUT, "M_UNKNOWN", "The server took too long"))
+            }
+        }
+    }
+}
+
+fn bounded(count: usize) -> Result<()> {
+    if count > MOST_ASKED {
+        return Err(Error::too_large(format!(
+            "At most {MOST_ASKED} devices can be asked for at once"
+        )));
+    }
+    Ok(())
+}
+
+/// Why a server did not answer, as clients are told.
+fn failure(error: &Error) -> serde_json::Value {
+    let (status, errcode, message) = error.answer();
+    json!({ "status": status.as_u16(), "errcode": errcode, "error": message })
+}
