@@ -3,7 +3,13 @@
 use http::{Method, StatusCode};
 use kontor::store::schema::INBOX;
 use serde_json::json;
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use crate::{
     elsewhere::{Elsewhere, check, finds, id, pdu, timeline, until, until_found},
@@ -316,6 +322,35 @@ async fn what_waits_for_a_silent_server_outlives_a_restart() {
     until(async || {
         server.clock.advance(Duration::from_secs(3));
         finds(&alice, &room, &fourth).await
+    })
+    .await;
+    check(&server);
+}
+
+#[tokio::test]
+async fn who_knows_nothing_of_an_event_does_not_answer_for_a_silent_server() {
+    const CAROL: &str = "@carol:c.example";
+    let (server, alice, room, neighbour, mut elsewhere) = shared().await;
+    let other = Neighbour::new(&server.lan, "c.example", 2);
+    let join = json!({ "membership": "join" });
+    let join = elsewhere.add(&other, CAROL, "m.room.member", Some(CAROL), join);
+    ok(neighbour.push(&server, "1", &[pdu(&join)]).await);
+    until_found(&alice, &room, &join).await;
+    let first = elsewhere.say(&neighbour, BOB, "first");
+    let second = elsewhere.say(&neighbour, BOB, "second");
+    neighbour.answers(MISSING, StatusCode::BAD_GATEWAY, "");
+    let was_asked = Arc::new(AtomicBool::new(false));
+    let asked = was_asked.clone();
+    other.computes(MISSING, move |_| {
+        asked.store(true, Ordering::Relaxed);
+        json!({ "events": [] }).to_string()
+    });
+    ok(neighbour.push(&server, "2", &[pdu(&second)]).await);
+    until(async || was_asked.load(Ordering::Relaxed)).await;
+    neighbour.answers(MISSING, StatusCode::OK, json!({ "events": [pdu(&first)] }));
+    until(async || {
+        server.clock.advance(Duration::from_secs(3));
+        finds(&alice, &room, &second).await
     })
     .await;
     check(&server);

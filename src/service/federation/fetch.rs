@@ -232,7 +232,6 @@ impl Federation {
         let mut found: Vec<Pdu> = Vec::new();
         let mut seen = HashSet::from([pdu.event.header.id.clone()]);
         let mut latest = vec![pdu.event.header.id.clone()];
-        let mut failed = Failed::Nowhere;
         for _ in 0..MOST_ROUNDS {
             let request = || {
                 let (earliest, latest) = (earliest.clone(), latest.clone());
@@ -241,12 +240,8 @@ impl Federation {
                 request.limit = limit;
                 request
             };
-            let answer = match self.ask(search, request, Limits::USUAL).await {
-                Ok(answer) => answer,
-                Err(how) => {
-                    failed = how;
-                    break;
-                }
+            let Ok(answer) = self.ask(search, request, Limits::USUAL).await else {
+                break;
             };
             // Whoever gives fewer than they were asked for has no more, or gives no more.
             let is_all = answer.events.len() < MAX_MISSING_EVENTS;
@@ -273,7 +268,7 @@ impl Federation {
             }
         }
         if found.is_empty() {
-            return Ok(Err(failed));
+            return Ok(Err(search.failed()));
         }
         let wanted: Vec<_> = pdu.event.prev_events().cloned().collect();
         let order = connected(&wanted, &found);

@@ -304,7 +304,6 @@ impl Federation {
         at: Position,
     ) -> Result<Fate> {
         let id = &pdu.event.header.id;
-        let mut failed = Failed::Nowhere;
         if let Some(fate) = self.try_to_write(search, pdu, None, Some(at)).await? {
             return Ok(fate);
         }
@@ -314,9 +313,7 @@ impl Federation {
                 Err(failed) => return Ok(failed.into()),
             };
             for earlier in before {
-                if let Fate::Later = self.take_fetched(search, Arc::new(earlier)).await? {
-                    failed = Failed::Silent;
-                }
+                self.take_fetched(search, Arc::new(earlier)).await?;
             }
         }
         Ok(
@@ -324,7 +321,7 @@ impl Federation {
                 Some(fate) => fate,
                 None => {
                     tracing::debug!(%id, room = %search.room, "an event can not be placed");
-                    failed.into()
+                    search.failed().into()
                 }
             },
         )

@@ -3,7 +3,7 @@
 
 use std::sync::{
     Arc, OnceLock,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use http::StatusCode;
@@ -41,6 +41,8 @@ pub(super) struct Search {
     /// Who is asked when these do not have it: looked up only then, as a room may have many servers.
     others: OnceLock<Vec<OwnedServerName>>,
     left: AtomicUsize,
+    /// Whether somebody was silent; another one's answer does not make up for it, as they may not know the event.
+    was_silent: AtomicBool,
 }
 
 /// Why something could not be had.
@@ -77,6 +79,16 @@ impl Search {
             first,
             others: OnceLock::new(),
             left: AtomicUsize::new(MOST_REQUESTS),
+            was_silent: AtomicBool::new(false),
+        }
+    }
+
+    /// Why something could not be had, where all answers together do not give it.
+    pub(super) fn failed(&self) -> Failed {
+        if self.was_silent.load(Ordering::Relaxed) {
+            Failed::Silent
+        } else {
+            Failed::Nowhere
         }
     }
 
@@ -168,7 +180,10 @@ impl Federation {
             let answer = Box::pin(self.0.remote.send_within(server, request(), limits));
             match answer.await {
                 Ok(answer) => return Ok(answer),
-                Err(error) if is_silence(&error) => failed = Failed::Silent,
+                Err(error) if is_silence(&error) => {
+                    search.was_silent.store(true, Ordering::Relaxed);
+                    failed = Failed::Silent;
+                }
                 Err(error) => self.complain(search, server, &error),
             }
         }

@@ -81,6 +81,33 @@ impl Rooms {
         self.plan_changes(view, head, plan, delta)
     }
 
+    /// What becomes current if the event is no end of the room, as what follows it came first: what it follows is no end
+    /// any more either.
+    pub(super) fn plan_without(&self, view: &View, head: &RoomHead, plan: &mut Plan) -> Result<()> {
+        if plan.others.is_empty() {
+            // Whoever makes two events that follow each other does not leave the room without an end.
+            plan.others.clone_from(&head.row.extremities);
+        }
+        if plan.others.len() == head.row.extremities.len() {
+            return Ok(());
+        }
+        let mut ends = Vec::new();
+        for (_, nid) in &plan.others {
+            ends.push(self.event(view, *nid)?.after());
+        }
+        let state = self.resolve(view, head.rules, &sorted(ends.into_iter()))?;
+        let delta = difference(&head.state, &state);
+        if delta.0.is_empty() && delta.1.is_empty() {
+            return Ok(());
+        }
+        plan.current = Current::Resolved {
+            base: head.row.chain.base(&self.store, 1)?,
+            state,
+            delta: delta.clone(),
+        };
+        self.plan_changes(view, head, plan, delta)
+    }
+
     /// What changes for the members and whatever else is counted by the current state.
     fn plan_changes(
         &self,

@@ -306,7 +306,7 @@ impl Rooms {
             .filter(|(id, _)| !followed.contains(id))
             .cloned()
             .collect();
-        if others.len() >= MAX_HEADS {
+        if !arrivals.is_followed && others.len() >= MAX_HEADS {
             others.drain(..=others.len() - MAX_HEADS);
         }
         let sender = self.store.user_nid(&event.header.sender)?;
@@ -336,8 +336,12 @@ impl Rooms {
                 plan.lacks = unknown;
             }
         }
-        if is_live && plan.verdict == Verdict::Accepted && !plan.arrivals.is_followed {
-            self.plan_current(&view, head, &mut plan)?;
+        if is_live && plan.verdict == Verdict::Accepted {
+            if plan.arrivals.is_followed {
+                self.plan_without(&view, head, &mut plan)?;
+            } else {
+                self.plan_current(&view, head, &mut plan)?;
+            }
         }
         Ok(Planned::Ready(Box::new(plan)))
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 use ruma::RoomVersionId;
+use serde_json::json;
 
 use super::*;
 use crate::{
@@ -160,6 +161,43 @@ async fn what_is_missing_is_asked_for() {
     );
     assert_eq!(verdict(&deliver(&node, head, &world, first)), "accepted");
     assert_eq!(verdict(&deliver(&node, head, &world, second)), "accepted");
+}
+
+#[tokio::test]
+async fn what_is_followed_already_ends_that_what_it_follows_is_an_end() {
+    let mut world = room(&RoomVersionId::V11);
+    let known = world.events.len();
+    let ends = world.ends();
+    let topic = json!({ "topic": "old" });
+    let first = world.add(&ends, ALICE, "m.room.topic", Some(""), topic);
+    let topic = json!({ "topic": "new" });
+    let second = world.add(&[first], ALICE, "m.room.topic", Some(""), topic);
+    let third = world.say(&[second], ALICE, "third");
+    let node = Node::new();
+    let mut guard = node.adopt(&world).await;
+    let head = guard.head();
+    for at in 1..known {
+        deliver(&node, head, &world, at);
+    }
+    // The last comes first, with the state before it as somebody tells that.
+    let told = world.events[third].before.values();
+    let told: Vec<_> = told.map(|at| world.events[*at].id().clone()).collect();
+    let rooms = &node.services.rooms;
+    let state = vec![world.events[second].pdu.clone()];
+    rooms.store_unplaced_events(head, state).unwrap();
+    let pdu = &world.events[third].pdu;
+    let outcome = rooms.receive(head, pdu, Before::Given(&told), |_| {});
+    assert_eq!(verdict(&outcome.unwrap()), "accepted");
+    assert_eq!(verdict(&deliver(&node, head, &world, first)), "accepted");
+    assert_eq!(node.state_in(&world, head), expected(&world, head));
+    assert_eq!(verdict(&deliver(&node, head, &world, second)), "accepted");
+    let ends = head.row.extremities.iter().map(|(id, _)| world.place(id));
+    assert_eq!(
+        ends.collect::<BTreeSet<_>>(),
+        world.ends().into_iter().collect()
+    );
+    assert_eq!(node.state_in(&world, head), world.events[third].after);
+    node.check();
 }
 
 #[test]

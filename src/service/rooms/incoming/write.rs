@@ -156,8 +156,8 @@ pub(super) fn write(head: &mut RoomHead, batch: &mut Batch<'_>, plan: Plan) -> W
         if !is_straight {
             head.row.straight_from = order;
         }
+        head.row.extremities = others;
         if !arrivals.is_followed {
-            head.row.extremities = others;
             head.row.extremities.push((event.header.id.clone(), nid));
             head.row.depth = head.row.depth.max(event.header.depth);
         }
