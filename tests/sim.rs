@@ -123,6 +123,14 @@ fn at_rest_all_agree() {
             });
         }
     });
+    let count = |rooms: &AtomicU64| rooms.load(Ordering::Relaxed);
+    let (rooms, divided) = (count(&rest::ROOMS), count(&rest::DIVIDED));
+    println!("{rooms} rooms, {divided} of them divided");
+    // Too many would mean that nothing is tested, or that rooms are divided without need.
+    assert!(
+        seeds.len() < 100 || divided * 10 <= rooms,
+        "{divided} of {rooms} rooms are divided"
+    );
     let mut failed = failed.into_inner().expect("nobody panics here");
     failed.sort_unstable();
     assert!(

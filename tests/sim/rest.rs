@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -21,6 +24,10 @@ use crate::{
     several::sound,
     world::World,
 };
+
+/// The rooms of all seeds, and those of them in which no agreement can be asked for.
+pub(crate) static ROOMS: AtomicU64 = AtomicU64::new(0);
+pub(crate) static DIVIDED: AtomicU64 = AtomicU64::new(0);
 
 /// The state of a room: types and keys with the ids of their events.
 type State = BTreeMap<(String, String), String>;
@@ -202,26 +209,49 @@ impl World {
                     });
                 }
             }
-            self.same_state(&room, &held);
-            self.same_history(&room, &held);
-            self.nothing_lost(&room, &held);
+            ROOMS.fetch_add(1, Ordering::Relaxed);
+            Self::nothing_twice(&room, &held);
+            if self.is_divided(&held) {
+                DIVIDED.fetch_add(1, Ordering::Relaxed);
+                self.tell(&format!("{} is divided", room.0));
+            } else {
+                self.same_state(&room, &held);
+                self.same_history(&room, &held);
+                self.nothing_lost(&room, &held);
+            }
             for held in &held {
                 self.told_all(&room, held).await;
             }
         }
     }
 
-    /// Whether one node shows what the other has soft-failed. It then builds on what the other leaves aside, and their
-    /// states may differ for as long as neither sends something that the other accepts: soft failure is each server's own
-    /// judgement of its own present (see "Soft failure"), so this is not to be had when rights are taken away.
-    fn are_divided(&self, one: &Held, other: &Held) -> bool {
-        let leaves_aside = |shown: &Held, by: &Held| {
-            shown.history.iter().any(|event| {
-                let stored = self.stored(by.at, &text(event, "event_id"));
-                stored.is_some_and(|stored| stored.event.header.flags.soft_failed)
-            })
+    /// Whether one node shows what another has soft-failed. It then builds on what that one leaves aside, and their states
+    /// may differ for as long as neither sends something that the other accepts; each may even take the other's users for
+    /// people who have left, and tell them nothing. Soft failure is each server's own judgement of its own present (see
+    /// "Soft failure"), so more is not to be had when rights are taken away. Where they are not, it must not happen.
+    fn is_divided(&self, held: &[Held]) -> bool {
+        let is_aside = |at: usize, event: &Value| {
+            let stored = self.stored(at, &text(event, "event_id"));
+            stored.is_some_and(|stored| stored.event.header.flags.soft_failed)
         };
-        !self.is_peaceful && (leaves_aside(one, other) || leaves_aside(other, one))
+        !self.is_peaceful
+            && held.iter().any(|one| {
+                let mut others = held.iter().filter(|other| other.at != one.at);
+                others.any(|other| one.history.iter().any(|event| is_aside(other.at, event)))
+            })
+    }
+
+    fn nothing_twice(room: &Room, held: &[Held]) {
+        for held in held {
+            let (mut ids, mut said) = (BTreeSet::new(), BTreeSet::new());
+            for event in &held.history {
+                let id = text(event, "event_id");
+                assert!(ids.insert(id.clone()), "{id} is in {} twice", room.0);
+                if let Some(body) = event["content"]["body"].as_str() {
+                    assert!(said.insert(body), "{body} is in {} twice", room.0);
+                }
+            }
+        }
     }
 
     /// Every node that is in the room knows it by the same events.
@@ -230,9 +260,6 @@ impl World {
             return;
         };
         for other in others {
-            if self.are_divided(first, other) {
-                continue;
-            }
             let keys: BTreeSet<_> = first.state.keys().chain(other.state.keys()).collect();
             let differ: Vec<_> = keys
                 .into_iter()
@@ -254,8 +281,7 @@ impl World {
                 let person = self.people.iter().find(|p| p.client.user_id == *user);
                 let home = person.expect("all users are known").home;
                 assert!(
-                    held.iter().any(|held| held.at == home)
-                        || held.iter().any(|other| self.are_divided(first, other)),
+                    held.iter().any(|held| held.at == home),
                     "{user} is in {}, but the own node does not know",
                     room.0
                 );
@@ -263,41 +289,25 @@ impl World {
         }
     }
 
-    /// What one node shows every other shows, unless it came to one when it was not allowed any more.
+    /// What one node shows every other shows.
     fn same_history(&self, room: &Room, held: &[Held]) {
         let ids = |held: &Held| -> BTreeSet<String> {
-            let mut ids = BTreeSet::new();
-            for event in &held.history {
-                let id = text(event, "event_id");
-                let name = &self.offices[held.at].name;
-                assert!(ids.insert(id.clone()), "{name} has {id} twice");
-            }
-            ids
+            let ids = held.history.iter().map(|event| text(event, "event_id"));
+            ids.collect()
         };
         let shown: Vec<_> = held.iter().map(|held| (held, ids(held))).collect();
         for (one, of_one) in &shown {
             for (other, of_other) in &shown {
-                for id in of_one.difference(of_other) {
-                    if self.are_divided(one, other) {
-                        break;
-                    }
+                if let Some(id) = of_one.difference(of_other).next() {
                     let stored = self.stored(other.at, id);
-                    let flags = stored.as_ref().map(|stored| stored.event.header.flags);
-                    assert!(
-                        flags.is_some_and(|flags| flags.soft_failed) && !self.is_peaceful,
-                        "{} shows {id} of {}, {} does not: {flags:?}, {:?}",
+                    panic!(
+                        "{} shows {id} of {}, {} does not: {:?}",
                         self.offices[one.at].name,
                         room.0,
                         self.offices[other.at].name,
                         stored.map(|stored| stored.facts.clone()),
                     );
                 }
-            }
-            let bodies = one.history.iter();
-            let bodies = bodies.filter_map(|event| event["content"]["body"].as_str());
-            let mut said = BTreeSet::new();
-            for body in bodies {
-                assert!(said.insert(body), "{body} is in {} twice", room.0);
             }
         }
         // A redaction that is shown by both has the same effect on both.
@@ -335,9 +345,7 @@ impl World {
                 let stored = self.stored(held.at, &id);
                 let soft_failed = stored.is_some_and(|s| s.event.header.flags.soft_failed);
                 assert!(
-                    is_shown
-                        || (soft_failed && !self.is_peaceful)
-                        || all.iter().any(|other| self.are_divided(held, other)),
+                    is_shown || (soft_failed && !self.is_peaceful),
                     "{} has not got {id} of {}: {:?}",
                     self.offices[held.at].name,
                     room.0,
