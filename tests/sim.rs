@@ -125,7 +125,6 @@ fn at_rest_all_agree() {
     });
     let count = |rooms: &AtomicU64| rooms.load(Ordering::Relaxed);
     let (rooms, divided) = (count(&rest::ROOMS), count(&rest::DIVIDED));
-    println!("{rooms} rooms, {divided} of them divided");
     // Too many would mean that nothing is tested, or that rooms are divided without need.
     assert!(
         seeds.len() < 100 || divided * 10 <= rooms,
