@@ -44,6 +44,8 @@ pub struct Config {
     pub federation: Federation,
     /// How it stores.
     pub database: Database,
+    /// Who finds whom.
+    pub user_directory: UserDirectory,
     /// Protection against too many requests.
     pub limits: Limits,
     /// What it writes to its log.
@@ -141,6 +143,13 @@ pub enum Sync {
     Never,
 }
 
+/// Section `user_directory`: who finds whom.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UserDirectory {
+    /// Whether everybody here finds all users, or only those in their rooms and in public ones.
+    pub search_all_users: bool,
+}
+
 /// Section `limits`: protection against too many requests.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Limits {
@@ -210,6 +219,14 @@ impl Default for Database {
         Self {
             sync: Sync::Always,
             memory: ByteSize::mebibytes(64),
+        }
+    }
+}
+
+impl Default for UserDirectory {
+    fn default() -> Self {
+        Self {
+            search_all_users: true,
         }
     }
 }

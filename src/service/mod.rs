@@ -14,6 +14,7 @@ mod requester;
 pub mod rooms;
 pub mod sync;
 mod upkeep;
+pub mod user_directory;
 
 use std::sync::Arc;
 
@@ -32,6 +33,7 @@ use self::{
     profiles::Profiles,
     rooms::Rooms,
     sync::{Sources, Sync},
+    user_directory::UserDirectory,
 };
 use crate::{
     clock::{Clock, Entropy},
@@ -61,6 +63,8 @@ pub struct Services {
     pub profiles: Profiles,
     /// Rooms and their events.
     pub rooms: Arc<Rooms>,
+    /// Who is found by name.
+    pub user_directory: UserDirectory,
     /// What other servers and this node do together.
     pub federation: Federation,
     /// The servers with which this node is paired.
@@ -125,6 +129,8 @@ impl Services {
             keyring.clone(),
             &config,
         )?);
+        let user_directory =
+            UserDirectory::open(store.clone(), rooms.clone(), &config.user_directory)?;
         let profiles = Profiles::new(name, accounts.clone(), remote.clone());
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let typing = Arc::new(Typing::new(
@@ -201,6 +207,7 @@ impl Services {
             accounts,
             profiles,
             rooms,
+            user_directory,
             federation,
             peers,
             lifecycle,

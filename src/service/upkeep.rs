@@ -31,6 +31,10 @@ impl Services {
                 () = self.stop.cancelled() => return,
             }
             self.store.notify().forget_idle();
+            // Whoever searches does the same, but not much of it at a time.
+            if let Err(error) = self.user_directory.catch_up(usize::MAX) {
+                tracing::error!(%error, "the user directory could not be brought up to date");
+            }
             round = round.wrapping_add(1);
             if round.is_multiple_of(ROUNDS_PER_SWEEP)
                 && let Err(error) = self.forget_transactions()

@@ -8,7 +8,8 @@ use super::{
     open::Inner,
     outgoing::Note,
     schema::{
-        CURRENT_STATE, EXTRA_TARGETS, LASTING_EDUS, LEFT_SERVERS, LOCAL_EVENTS, PUBLIC_ROOMS,
+        ACCOUNTS, CURRENT_STATE, EXTRA_TARGETS, LASTING_EDUS, LEFT_SERVERS, LOCAL_EVENTS, PROFILES,
+        PUBLIC_ROOMS, USER_DIRECTORY_CHANGES,
     },
 };
 use crate::protocol::ids::{Position, RoomNid, ServerNid, UserNid};
@@ -39,6 +40,8 @@ pub enum Users {
 /// Typed puts and deletes for one commit.
 pub struct Batch<'s> {
     inner: &'s Inner,
+    /// The position that was next when the batch began; no other batch has it.
+    first: u64,
     pub(super) writes: WriteBatch,
     pub(super) next: u64,
     pub(super) touches: Vec<(Position, Touch)>,
@@ -50,6 +53,7 @@ impl<'s> Batch<'s> {
     pub(super) fn new(inner: &'s Inner, next: u64) -> Self {
         Self {
             inner,
+            first: next,
             writes: WriteBatch::default(),
             next,
             touches: Vec::new(),
@@ -154,11 +158,13 @@ impl<'s> Batch<'s> {
             self.tell_servers(until, Note::Left { server });
         }
         self.note_change(table, key);
+        self.note_account(table, key);
         self.writes.put_cf(self.inner.table(table), key, value);
     }
 
     pub(super) fn delete(&mut self, table: &'static str, key: &[u8]) {
         self.note_change(table, key);
+        self.note_account(table, key);
         self.writes.delete_cf(self.inner.table(table), key);
     }
 
@@ -178,6 +184,23 @@ impl<'s> Batch<'s> {
         // Both keys begin with the room.
         if let Some(room) = RoomNid::decode(false, &mut &*key) {
             self.note_changed(room);
+        }
+    }
+
+    /// Notes that what the user directory tells of a user may have changed. Changes of accounts and profiles are noted
+    /// with their rows.
+    pub fn note_user(&mut self, user: UserNid) {
+        let key = (Position(self.first), user);
+        USER_DIRECTORY_CHANGES.put(self, &key, &());
+    }
+
+    fn note_account(&mut self, table: &'static str, key: &[u8]) {
+        if table != ACCOUNTS.name && table != PROFILES.name {
+            return;
+        }
+        // Both keys begin with the user.
+        if let Some(user) = UserNid::decode(false, &mut &*key) {
+            self.note_user(user);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod encryption;
 mod federation;
+mod people;
 
 use std::fmt::{Debug, Display};
 
@@ -48,6 +49,7 @@ impl Store {
         check.accounts(&mut say)?;
         check.sessions(&mut say)?;
         check.directory(&mut say)?;
+        check.people(&mut say)?;
         check.names(&mut say)?;
         check.federation(&mut say)?;
         check.encryption(&mut say)?;

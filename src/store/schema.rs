@@ -119,6 +119,12 @@ tables! {
     ACCOUNTS = "accounts": (UserNid,) => AccountRow, Point;
     /// Profile fields as JSON.
     PROFILES = "profiles": (UserNid, String) => String, Point;
+    /// What the user directory tells of a user, and by what they are found.
+    USER_DIRECTORY = "user_directory": (UserNid,) => DirectoryRow, Point;
+    /// Users by what they are found by: how near it is, the text, the user.
+    USER_DIRECTORY_TERMS = "user_directory_terms": (u8, String, UserNid) => (), Sequential;
+    /// Users that the user directory has to look at again, in the order in which they changed.
+    USER_DIRECTORY_CHANGES = "user_directory_changes": (Position, UserNid) => (), Sequential;
     /// Devices of local accounts.
     DEVICES = "devices": (UserNid, String) => DeviceRow, Point;
     /// Access tokens by the SHA-256 of the token.

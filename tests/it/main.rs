@@ -68,3 +68,4 @@ mod typing;
 mod uia;
 mod unread;
 mod upgrade;
+mod user_directory;

@@ -23,6 +23,7 @@ mod state;
 mod sync;
 mod to_device;
 mod typing;
+mod user_directory;
 
 pub(super) use self::directory::listing;
 use super::routes::Routes;
@@ -35,6 +36,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
     let routes = devices::routes(routes);
     let routes = openid::routes(routes);
     let routes = profile::routes(routes);
+    let routes = user_directory::routes(routes);
     let routes = account_data::routes(routes);
     let routes = push_rules::routes(routes);
     let routes = filters::routes(routes);

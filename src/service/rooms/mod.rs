@@ -45,7 +45,7 @@ pub use self::{
     summary::{Child, Stranger, Summary},
     timeline::{MAX_PAGE, Page, Slice},
     unplaced::Unplaced,
-    visibility::{Reach, Seen, Sight},
+    visibility::{Reach, Seen, Sight, ignored, visibility_of},
 };
 use self::{directory::Directory, head::Heads, read::Events, resolution::Resolutions, serve::Acls};
 use super::keyring::Keyring;

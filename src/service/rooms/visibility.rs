@@ -287,7 +287,8 @@ pub(super) fn not_in_room() -> Error {
     Error::forbidden("You are not in this room, and it is not open to everybody")
 }
 
-pub(super) fn visibility_of(event: &Event) -> HistoryVisibility {
+/// Who may read what was said, by an event of history visibility.
+pub fn visibility_of(event: &Event) -> HistoryVisibility {
     #[derive(Deserialize)]
     struct Content {
         history_visibility: HistoryVisibility,
@@ -301,7 +302,7 @@ pub(super) fn visibility_of(event: &Event) -> HistoryVisibility {
 }
 
 /// The users whose messages this user does not want. See "Ignoring Users".
-fn ignored(view: &View, user: UserNid) -> Result<HashSet<OwnedUserId>> {
+pub fn ignored(view: &View, user: UserNid) -> Result<HashSet<OwnedUserId>> {
     #[derive(Deserialize)]
     struct Content<'r> {
         #[serde(borrow)]

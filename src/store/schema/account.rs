@@ -158,3 +158,16 @@ pub struct PresenceRow {
 }
 
 impl Record for PresenceRow {}
+
+/// A user as the user directory tells of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirectoryRow {
+    /// Their name.
+    pub display_name: Option<String>,
+    /// Their picture.
+    pub avatar_url: Option<String>,
+    /// What they are found by, each with how near it is: the less the nearer.
+    pub terms: Vec<(u8, String)>,
+}
+
+impl Record for DirectoryRow {}

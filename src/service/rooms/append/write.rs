@@ -284,5 +284,8 @@ pub(in crate::service::rooms) fn put_member(
         } else {
             head.members.remove(&member.user);
         }
+    } else {
+        // What users elsewhere are called is known from their memberships.
+        batch.note_user(member.user);
     }
 }
