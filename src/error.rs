@@ -179,7 +179,7 @@ impl Error {
 /// What another server said "no" with is passed on where clients know what to do with it. All else is a matter between
 /// servers: 504 when it took too long, 502 otherwise.
 fn remote_answer(error: &remote::Error) -> (StatusCode, &'static str, String) {
-    const PASSED_ON: [&str; 9] = [
+    const PASSED_ON: [&str; 11] = [
         "M_FORBIDDEN",
         "M_NOT_FOUND",
         "M_LIMIT_EXCEEDED",
@@ -189,6 +189,8 @@ fn remote_answer(error: &remote::Error) -> (StatusCode, &'static str, String) {
         "M_UNABLE_TO_AUTHORISE_JOIN",
         "M_UNABLE_TO_GRANT_JOIN",
         "M_TOO_LARGE",
+        "M_INVITE_BLOCKED",
+        "ORG.MATRIX.MSC4155.INVITE_BLOCKED",
     ];
     let text = error.public_text();
     if error.kind == remote::Kind::NotAllowed {

@@ -148,7 +148,7 @@ const SERVICE_RANKS: &[&[&str]] = &[
     ],
     &["accounts", "media"],
     &["rooms"],
-    &["ephemeral", "e2ee", "user_directory"],
+    &["ephemeral", "e2ee", "reports", "user_directory"],
     &["federation", "delivery", "profiles"],
     &["lifecycle", "peers"],
     &["sync"],

@@ -12,6 +12,7 @@ pub mod graph;
 pub mod ids;
 pub mod ingest;
 pub mod integrity;
+pub mod invite_permission;
 pub mod membership;
 pub mod pairing;
 pub mod path;

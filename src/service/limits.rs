@@ -36,10 +36,12 @@ pub enum Kind {
     Invite,
     /// Invites received, by the id of the invited user, so that many cannot flood one.
     Invited,
+    /// Reports to those who run the node, by user id.
+    Report,
 }
 
 impl Kind {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Login,
         Self::FailedLogin,
         Self::Registration,
@@ -47,6 +49,7 @@ impl Kind {
         Self::Join,
         Self::Invite,
         Self::Invited,
+        Self::Report,
     ];
 
     /// How many are allowed at once, and how often one more.
@@ -60,6 +63,7 @@ impl Kind {
             Self::Join => (50, Duration::from_secs(1)),
             Self::Invite => (100, Duration::from_millis(500)),
             Self::Invited => (50, Duration::from_secs(5)),
+            Self::Report => (20, Duration::from_secs(60)),
         }
     }
 }

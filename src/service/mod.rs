@@ -10,6 +10,7 @@ pub mod lifecycle;
 pub mod limits;
 pub mod peers;
 pub mod profiles;
+pub mod reports;
 mod requester;
 pub mod rooms;
 pub mod sync;
@@ -31,6 +32,7 @@ use self::{
     limits::Limits,
     peers::Peers,
     profiles::Profiles,
+    reports::Reports,
     rooms::Rooms,
     sync::{Sources, Sync},
     user_directory::UserDirectory,
@@ -63,6 +65,8 @@ pub struct Services {
     pub profiles: Profiles,
     /// Rooms and their events.
     pub rooms: Arc<Rooms>,
+    /// What users have reported.
+    pub reports: Reports,
     /// Who is found by name.
     pub user_directory: UserDirectory,
     /// What other servers and this node do together.
@@ -129,6 +133,13 @@ impl Services {
             keyring.clone(),
             &config,
         )?);
+        let reports = Reports::new(
+            store.clone(),
+            clock.clone(),
+            limits.clone(),
+            accounts.clone(),
+            rooms.clone(),
+        );
         let user_directory =
             UserDirectory::open(store.clone(), rooms.clone(), &config.user_directory)?;
         let profiles = Profiles::new(name, accounts.clone(), remote.clone());
@@ -207,6 +218,7 @@ impl Services {
             accounts,
             profiles,
             rooms,
+            reports,
             user_directory,
             federation,
             peers,

@@ -125,6 +125,8 @@ tables! {
     USER_DIRECTORY_TERMS = "user_directory_terms": (u8, String, UserNid) => (), Sequential;
     /// Users that the user directory has to look at again, in the order in which they changed.
     USER_DIRECTORY_CHANGES = "user_directory_changes": (Position, UserNid) => (), Sequential;
+    /// What users have reported to those who run the node.
+    REPORTS = "reports": (Position,) => ReportRow, Sequential;
     /// Devices of local accounts.
     DEVICES = "devices": (UserNid, String) => DeviceRow, Point;
     /// Access tokens by the SHA-256 of the token.

@@ -170,6 +170,21 @@ users     POST   r0,v3                            rooms/{room_id}/unban
 users     POST   r0,v3                            rooms/{room_id}/upgrade
 guests    GET    r0,v3                            sync
 users     POST   r0,v3                            user_directory/search
+users     GET    -                                /_matrix/client/v1/mutual_rooms
+users     GET    -                                /_matrix/client/unstable/uk.half-shot.msc2666/user/mutual_rooms
+users     POST   v3                               rooms/{room_id}/report
+users     POST   -                                /_matrix/client/unstable/org.matrix.msc4151/rooms/{room_id}/report
+users     POST   r0,v3                            rooms/{room_id}/report/{event_id}
+users     POST   v3                               users/{user_id}/report
+users     POST   -                                /_matrix/client/unstable/org.matrix.msc4260/users/{user_id}/report
+users     GET    r0,v3                            thirdparty/protocols
+users     GET    r0,v3                            thirdparty/protocol/{protocol}
+users     GET    r0,v3                            thirdparty/location
+users     GET    r0,v3                            thirdparty/location/{protocol}
+users     GET    r0,v3                            thirdparty/user
+users     GET    r0,v3                            thirdparty/user/{protocol}
+users     DELETE unstable/org.matrix.msc3391      user/{user_id}/account_data/{event_type}
+users     DELETE unstable/org.matrix.msc3391      user/{user_id}/rooms/{room_id}/account_data/{event_type}
 ";
 
 /// The table with one row per path.
@@ -223,6 +238,7 @@ fn filled_in(path: &str, user_id: &str) -> String {
         .replace("{transaction_id}", "1")
         .replace("{rel_type}", "m.thread")
         .replace("{receipt_type}", "m.read")
+        .replace("{protocol}", "irc")
         .replace("{kind}", "override")
         .replace("{rule_id}", "rule")
         .replace("{device_id}", "DEVICE")

@@ -37,7 +37,8 @@ async fn account_data_is_kept_by_type_globally_and_by_room() {
         ok(alice.get(&of_room("org.example")).await),
         json!({ "b": [] })
     );
-    assert_eq!(ok(alice.get(&of_room("empty")).await), json!({}));
+    // What has no members is as good as deleted.
+    refused(alice.get(&of_room("empty")).await, 404, "M_NOT_FOUND");
     refused(alice.get(&global("empty")).await, 404, "M_NOT_FOUND");
     drop(server);
 }
@@ -133,11 +134,89 @@ async fn the_newest_account_data_is_synced_once() {
     for n in [1, 2] {
         ok(alice.put(&global("org.example"), json!({ "n": n })).await);
     }
-    ok(alice.put(&global("org.other"), json!({})).await);
+    ok(alice.put(&global("org.other"), json!({ "a": 1 })).await);
     let second = ok(alice.get(&path).await);
     assert_eq!(types(&second), ["org.example", "org.other"]);
     assert_eq!(
         second["account_data"]["events"][0]["content"],
         json!({ "n": 2 })
     );
+}
+
+/// The account data in a sync, global and of a room, as type and content.
+async fn synced(alice: &crate::server::Client, room: &str, since: &str) -> (Value, Value, String) {
+    let path = format!("/_matrix/client/v3/sync?timeout=0{since}");
+    let sync = ok(alice.get(&path).await);
+    let of = |list: &Value| {
+        let events = list["account_data"]["events"].as_array().cloned();
+        let kept = events.into_iter().flatten();
+        Value::Array(kept.filter(|event| event["type"] == "t").collect())
+    };
+    let in_room = of(&sync["rooms"]["join"][room]);
+    (of(&sync), in_room, text(&sync, "next_batch"))
+}
+
+#[tokio::test]
+async fn account_data_is_deleted_and_those_who_knew_it_are_told() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = crate::room::Room::new(&alice, "shared").await.0;
+    let user = "user/@alice:localhost";
+    let paths = [
+        format!("{user}/account_data/t"),
+        format!("{user}/rooms/{room}/account_data/t"),
+    ];
+    let put = |path: &str| format!("/_matrix/client/v3/{path}");
+    let delete = |path: &str| format!("/_matrix/client/unstable/org.matrix.msc3391/{path}");
+    for by_put in [true, false] {
+        for path in &paths {
+            ok(alice.put(&put(path), json!({ "a": 1 })).await);
+        }
+        let known = json!([{ "type": "t", "content": { "a": 1 } }]);
+        let (global, in_room, since) = synced(&alice, &room, "").await;
+        assert_eq!((global, in_room), (known.clone(), known));
+        for path in &paths {
+            refused(bob.delete(&delete(path)).await, 403, "M_FORBIDDEN");
+            if by_put {
+                ok(alice.put(&put(path), json!({})).await);
+            } else {
+                ok(alice.delete(&delete(path)).await);
+            }
+            refused(alice.get(&put(path)).await, 404, "M_NOT_FOUND");
+        }
+        let told = json!([{ "type": "t", "content": {} }]);
+        let (global, in_room, since) = synced(&alice, &room, &format!("&since={since}")).await;
+        assert_eq!((global, in_room), (told.clone(), told));
+        let (global, in_room, _) = synced(&alice, &room, "").await;
+        assert_eq!((global, in_room), (json!([]), json!([])));
+        // What is not there may be deleted, and nobody is told of it.
+        ok(alice.delete(&delete(&paths[0])).await);
+        let (global, _, _) = synced(&alice, &room, &format!("&since={since}")).await;
+        assert_eq!(global, json!([]));
+    }
+    let rules = delete(&format!("{user}/account_data/m.push_rules"));
+    refused(alice.delete(&rules).await, 405, "M_BAD_JSON");
+}
+
+#[tokio::test]
+async fn what_was_set_for_one_device_goes_with_it() {
+    let server = TestServer::new();
+    let (alice, second) = (server.register("alice").await, server.log_in("alice").await);
+    let settings = |device: &str| {
+        let name = format!("org.matrix.msc3890.local_notification_settings.{device}");
+        global(&name)
+    };
+    let stable = global(&format!(
+        "m.local_notification_settings.{}",
+        second.device_id
+    ));
+    let (own, gone) = (settings(&alice.device_id), settings(&second.device_id));
+    for path in [&own, &gone, &stable] {
+        ok(alice.put(path, json!({ "is_silenced": true })).await);
+    }
+    ok(second.post("/_matrix/client/v3/logout", json!({})).await);
+    ok(alice.get(&own).await);
+    for path in [&gone, &stable] {
+        refused(alice.get(path).await, 404, "M_NOT_FOUND");
+    }
 }

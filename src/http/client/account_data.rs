@@ -2,12 +2,22 @@
 
 use std::sync::Arc;
 
-use ruma::api::client::{
-    config::{
-        get_global_account_data, get_room_account_data, set_global_account_data,
-        set_room_account_data,
+use ruma::{
+    OwnedRoomId, OwnedUserId,
+    api::{
+        IncomingRequest,
+        auth_scheme::AccessToken,
+        client::{
+            config::{
+                get_global_account_data, get_room_account_data, set_global_account_data,
+                set_room_account_data,
+            },
+            tag::{create_tag, delete_tag, get_tags},
+        },
+        error::{DeserializationError, Error as RumaError},
     },
-    tag::{create_tag, delete_tag, get_tags},
+    exports::serde::{Deserialize as _, de::value},
+    metadata,
 };
 use serde_json::json;
 
@@ -23,6 +33,8 @@ pub(super) fn routes(routes: Routes) -> Routes {
         .on(set_global)
         .on(get_of_room)
         .on(set_of_room)
+        .on(delete_global)
+        .on(delete_of_room)
         .on(tags)
         .on(set_tag)
         .on(delete_tag)
@@ -84,6 +96,99 @@ async fn set_of_room(
     services
         .accounts
         .set_account_data(&requester, Some(&request.room_id), &data_type, content)
+        .await?;
+    Ok(set_room_account_data::v3::Response::new())
+}
+
+/// Deletes what a user keeps globally. See MSC3391.
+struct DeleteGlobal {
+    user_id: OwnedUserId,
+    event_type: String,
+}
+
+metadata! {
+    @for DeleteGlobal,
+    method: DELETE,
+    rate_limited: false,
+    authentication: AccessToken,
+    path: "/_matrix/client/unstable/org.matrix.msc3391/user/{user_id}/account_data/{event_type}",
+}
+
+impl IncomingRequest for DeleteGlobal {
+    type EndpointError = RumaError;
+    type OutgoingResponse = set_global_account_data::v3::Response;
+
+    fn try_from_http_request_inner(
+        _: http::Request<&[u8]>,
+        path: &[&str],
+    ) -> Result<Self, DeserializationError> {
+        let path = value::SeqDeserializer::<_, value::Error>::new(path.iter().copied());
+        let (user_id, event_type) = <(OwnedUserId, String)>::deserialize(path)?;
+        Ok(Self {
+            user_id,
+            event_type,
+        })
+    }
+}
+
+async fn delete_global(
+    services: Arc<Services>,
+    Ruma {
+        request, requester, ..
+    }: Ruma<DeleteGlobal>,
+) -> Result<set_global_account_data::v3::Response> {
+    requester.must_be(&request.user_id)?;
+    let accounts = &services.accounts;
+    accounts
+        .delete_account_data(&requester, None, &request.event_type)
+        .await?;
+    Ok(set_global_account_data::v3::Response::new())
+}
+
+/// Deletes what a user keeps for a room. See MSC3391.
+struct DeleteOfRoom {
+    user_id: OwnedUserId,
+    room_id: OwnedRoomId,
+    event_type: String,
+}
+
+metadata! {
+    @for DeleteOfRoom,
+    method: DELETE,
+    rate_limited: false,
+    authentication: AccessToken,
+    path: "/_matrix/client/unstable/org.matrix.msc3391/user/{user_id}/rooms/{room_id}/account_data/{event_type}",
+}
+
+impl IncomingRequest for DeleteOfRoom {
+    type EndpointError = RumaError;
+    type OutgoingResponse = set_room_account_data::v3::Response;
+
+    fn try_from_http_request_inner(
+        _: http::Request<&[u8]>,
+        path: &[&str],
+    ) -> Result<Self, DeserializationError> {
+        let path = value::SeqDeserializer::<_, value::Error>::new(path.iter().copied());
+        let (user_id, room_id, event_type) =
+            <(OwnedUserId, OwnedRoomId, String)>::deserialize(path)?;
+        Ok(Self {
+            user_id,
+            room_id,
+            event_type,
+        })
+    }
+}
+
+async fn delete_of_room(
+    services: Arc<Services>,
+    Ruma {
+        request, requester, ..
+    }: Ruma<DeleteOfRoom>,
+) -> Result<set_room_account_data::v3::Response> {
+    requester.must_be(&request.user_id)?;
+    let (accounts, room) = (&services.accounts, Some(&*request.room_id));
+    accounts
+        .delete_account_data(&requester, room, &request.event_type)
         .await?;
     Ok(set_room_account_data::v3::Response::new())
 }

@@ -30,6 +30,15 @@ const FEATURES: &[&str] = &[
     "uk.tcpip.msc4133.stable",
     "org.matrix.msc3874",
     "org.matrix.msc4222",
+    "org.matrix.msc4155",
+    "org.matrix.msc4380",
+    "org.matrix.msc4380.stable",
+    "org.matrix.msc3391",
+    "org.matrix.msc3890",
+    "org.matrix.msc4151",
+    "org.matrix.msc4260",
+    "uk.half-shot.msc2666.query_mutual_rooms",
+    "uk.half-shot.msc2666.query_mutual_rooms.stable",
 ];
 
 pub(super) fn routes(routes: Routes) -> Routes {

@@ -18,6 +18,10 @@ use crate::{
 /// The number that stands for no room.
 pub const GLOBAL: RoomNid = RoomNid(0);
 
+/// What stands for data that was deleted, so that clients can be told of it. Data without members is as good as none.
+/// See MSC3391.
+pub(super) const DELETED: &str = "{}";
+
 /// The longest type, in bytes.
 const LONGEST_TYPE: usize = 255;
 
@@ -38,10 +42,12 @@ impl Accounts {
         };
         let Some(room) = room else { return Ok(None) };
         let row = ACCOUNT_DATA.get(&self.store.view(), &(requester.nid, room, data_type))?;
-        Ok(row.map(|row| row.content))
+        Ok(row
+            .map(|row| row.content)
+            .filter(|content| content != DELETED))
     }
 
-    /// Replaces the content of one type, in a room or globally.
+    /// Replaces the content of one type, in a room or globally. Without members, it is deleted.
     ///
     /// # Errors
     /// 405 M_BAD_JSON for types that only the node changes; 400 for content that is no object.
@@ -62,7 +68,11 @@ impl Accounts {
         if data_type.len() > LONGEST_TYPE {
             return Err(Error::invalid_param("The type is too long"));
         }
-        parse_object(content.as_bytes())?;
+        let is_empty = parse_object(content.as_bytes())?.is_empty();
+        let content = if is_empty { DELETED } else { content };
+        if is_empty && self.account_data(requester, room, data_type)?.is_none() {
+            return Ok(());
+        }
         let room = match room {
             Some(id) => self.store.room_nid(id)?,
             None => GLOBAL,
@@ -70,6 +80,20 @@ impl Accounts {
         let user = requester.nid;
         let position = self.change_data(user, room, data_type, |_| Ok(content.to_owned()))?;
         Ok(self.store.durable(position).await?)
+    }
+
+    /// Deletes the content of one type, in a room or globally; what is not there may be deleted, too. See MSC3391.
+    ///
+    /// # Errors
+    /// 405 M_BAD_JSON for types that only the node changes.
+    pub async fn delete_account_data(
+        &self,
+        requester: &Requester,
+        room: Option<&RoomId>,
+        data_type: &str,
+    ) -> Result<()> {
+        self.set_account_data(requester, room, data_type, DELETED)
+            .await
     }
 
     /// Works out new content from the old, and tells the user's devices.
@@ -92,29 +116,29 @@ impl Accounts {
 }
 
 /// Account data that is about to be written, while nobody else can change it.
-pub struct Writing<'d> {
+pub struct Writing {
     user: UserNid,
     room: RoomNid,
-    data_type: &'d str,
+    data_type: String,
     content: String,
     /// When it changed before.
     before: Option<Position>,
 }
 
-impl<'d> Writing<'d> {
+impl Writing {
     /// Works out the new content from the old.
     pub fn prepare(
         view: &View,
         user: UserNid,
         room: RoomNid,
-        data_type: &'d str,
+        data_type: &str,
         change: impl FnOnce(Option<&str>) -> Result<String>,
     ) -> Result<Self> {
         let before = ACCOUNT_DATA.get(view, &(user, room, data_type))?;
         Ok(Self {
             user,
             room,
-            data_type,
+            data_type: data_type.to_owned(),
             content: change(before.as_ref().map(|row| &*row.content))?,
             before: before.map(|row| row.position),
         })
@@ -135,11 +159,8 @@ impl<'d> Writing<'d> {
         }
         let position = batch.position();
         let row = AccountDataRow { position, content };
-        ACCOUNT_DATA.put(batch, &(user, room, data_type), &row);
-        let key = AccountDataKey {
-            room,
-            data_type: data_type.to_owned(),
-        };
+        ACCOUNT_DATA.put(batch, &(user, room, data_type.as_str()), &row);
+        let key = AccountDataKey { room, data_type };
         ACCOUNT_DATA_CHANGES.put(batch, &(user, position), &key);
         let room = (room != GLOBAL).then_some(room);
         batch.touch_user(position, user, room, Kinds::ACCOUNT_DATA);

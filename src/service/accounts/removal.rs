@@ -1,6 +1,9 @@
 //! The end of devices, with all that belongs to them.
 
-use super::sessions::delete_tokens;
+use super::{
+    data::{DELETED, GLOBAL, Writing},
+    sessions::delete_tokens,
+};
 use crate::{
     error::Result,
     protocol::ids::{Position, UserNid},
@@ -9,11 +12,17 @@ use crate::{
         self, Batch, View,
         notify::Kinds,
         schema::{
-            DEVICE_KEYS, DEVICES, DeviceRow, FALLBACK_KEYS, KEY_COUNTS, ONE_TIME_KEY_IDS,
-            ONE_TIME_KEYS, SENT_TO_DEVICE, TO_DEVICE,
+            ACCOUNT_DATA, DEVICE_KEYS, DEVICES, DeviceRow, FALLBACK_KEYS, KEY_COUNTS,
+            ONE_TIME_KEY_IDS, ONE_TIME_KEYS, SENT_TO_DEVICE, TO_DEVICE,
         },
     },
 };
+
+/// Account data in which a device says how it notifies; the device's id follows behind a dot. See MSC3890.
+const NOTIFICATION_SETTINGS: [&str; 2] = [
+    "m.local_notification_settings",
+    "org.matrix.msc3890.local_notification_settings",
+];
 
 /// Devices that are about to be removed, while nobody else changes what belongs to them.
 pub(super) struct Removal {
@@ -24,6 +33,8 @@ pub(super) struct Removal {
     one_time: Vec<(UserNid, String, String, Position)>,
     one_time_ids: Vec<(UserNid, String, String)>,
     fallback: Vec<(UserNid, String, String)>,
+    /// What is kept for one device only.
+    settings: Vec<Writing>,
     /// Those that others know, which are to be told.
     known: Vec<DeviceNow>,
     change: Option<DeviceListChange>,
@@ -44,6 +55,7 @@ impl Removal {
             one_time: Vec::new(),
             one_time_ids: Vec::new(),
             fallback: Vec::new(),
+            settings: Vec::new(),
             known: Vec::new(),
             change: None,
         };
@@ -61,6 +73,15 @@ impl Removal {
             removal
                 .one_time
                 .extend(keys(ONE_TIME_KEYS.scan(view, &key))?);
+            for prefix in NOTIFICATION_SETTINGS {
+                let data_type = format!("{prefix}.{id}");
+                let row = ACCOUNT_DATA.get(view, &(user, GLOBAL, data_type.as_str()))?;
+                if row.is_some_and(|row| row.content != DELETED) {
+                    let deleted = |_: Option<&str>| Ok(DELETED.to_owned());
+                    let writing = Writing::prepare(view, user, GLOBAL, &data_type, deleted)?;
+                    removal.settings.push(writing);
+                }
+            }
             let ids = keys(ONE_TIME_KEY_IDS.scan(view, &key))?;
             removal.one_time_ids.extend(ids);
             removal
@@ -97,6 +118,9 @@ impl Removal {
         }
         for key in &self.fallback {
             FALLBACK_KEYS.delete(batch, key);
+        }
+        for settings in self.settings.drain(..) {
+            settings.write(batch);
         }
         if let Some(change) = self.change.take() {
             change.write(batch, &self.known);

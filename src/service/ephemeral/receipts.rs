@@ -58,7 +58,7 @@ enum Change {
         new: ReceiptRow,
         old: Option<Position>,
     },
-    FullyRead(Writing<'static>),
+    FullyRead(Writing),
 }
 
 impl Receipts {

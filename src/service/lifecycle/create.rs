@@ -208,6 +208,14 @@ impl Lifecycle {
             if user == creator || user.server_name() != self.rooms.server_name() {
                 continue;
             }
+            // Somebody who is not invited is no reason to have no room, as with those elsewhere.
+            if let Err(error) = self.rooms.check_invite(creator, user) {
+                if error.is_internal() {
+                    return Err(error);
+                }
+                tracing::info!(%user, %error, "a user is not invited to a new room");
+                continue;
+            }
             let mut invite = self.profile(user)?;
             invite.insert("membership".to_owned(), "invite".to_owned().into());
             if plan.request.is_direct {

@@ -226,6 +226,7 @@ impl Lifecycle {
             let pair = (&*requester.user_id, target);
             return Box::pin(self.federation.invite(room, pair, custom)).await;
         }
+        self.rooms.check_invite(&requester.user_id, target)?;
         let content = self.introduced(target, custom)?;
         self.change(guard, requester, target, MembershipState::Invite, content)
             .await

@@ -8,6 +8,8 @@ mod gaps;
 mod handshake;
 mod head;
 mod incoming;
+mod invites;
+mod mutual;
 mod read;
 mod recommended;
 mod relations;
@@ -37,6 +39,7 @@ pub use self::{
     handshake::Told,
     head::{RoomGuard, RoomHead},
     incoming::{Before, Outcome},
+    mutual::Mutual,
     read::Stored,
     relations::Kind,
     restricted::Door,

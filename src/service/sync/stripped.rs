@@ -13,13 +13,14 @@ use super::{
 };
 use crate::{
     error::Result,
-    protocol::{format, ids::RoomNid, summary::stripped_state},
+    protocol::{format, ids::RoomNid, invite_permission::Permission, summary::stripped_state},
     service::rooms::Stored,
     store::schema::{MemberRow, STRIPPED},
 };
 
 impl Sync {
-    /// Whether an invite comes from somebody whom the user does not want to hear of. See "Ignoring Users".
+    /// Whether an invite comes from somebody whom the user does not want to hear of. See "Ignoring Users" and "Invite
+    /// permission".
     pub(super) fn is_unwanted(
         &self,
         asking: &Asking<'_>,
@@ -27,8 +28,13 @@ impl Sync {
         member: &MemberRow,
     ) -> Result<bool> {
         let event = self.rooms.event(asking.view, member.event)?;
+        let (sender, user) = (&event.event.header.sender, asking.requester.nid);
+        let permission = self.rooms.invite_permission(asking.view, user, sender)?;
+        if permission != Permission::Allowed {
+            return Ok(true);
+        }
         let sight = self.rooms.sight(asking.view, room, asking.requester)?;
-        sight.ignores(self.store.user_nid(&event.event.header.sender)?)
+        sight.ignores(self.store.user_nid(sender)?)
     }
 
     /// The room as it was when the user was invited or knocked, as the member `name` of an object.

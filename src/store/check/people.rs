@@ -6,14 +6,15 @@ use crate::{
     store::{
         Result,
         schema::{
-            ACCOUNTS, PROFILES, USER_DIRECTORY, USER_DIRECTORY_CHANGES, USER_DIRECTORY_TERMS,
-            USER_IDS,
+            ACCOUNTS, EVENTS, PROFILES, REPORTS, ROOM_IDS, Reported, USER_DIRECTORY,
+            USER_DIRECTORY_CHANGES, USER_DIRECTORY_TERMS, USER_IDS,
         },
     },
 };
 
 impl Check<'_> {
     pub(super) fn people(&self, say: &mut dyn FnMut(Complaint)) -> Result<()> {
+        self.reports(say)?;
         let mut waiting = std::collections::HashSet::new();
         self.rows(&USER_DIRECTORY_CHANGES, say, |say, (position, user), ()| {
             waiting.insert(user);
@@ -56,6 +57,25 @@ impl Check<'_> {
                 say(format!("user {user} is missing from the directory"));
             }
             Ok(())
+        })
+    }
+
+    fn reports(&self, say: &mut dyn FnMut(Complaint)) -> Result<()> {
+        self.rows(&REPORTS, say, |say, (position,), row| {
+            let is_there = match row.about {
+                Reported::Room(room) => ROOM_IDS.contains(&self.view, &(room,))?,
+                Reported::Event(room, event) => EVENTS
+                    .get(&self.view, &(event,))?
+                    .is_some_and(|event| event.room == room),
+                Reported::User(user) => USER_IDS.contains(&self.view, &(user,))?,
+            };
+            if !is_there {
+                say(format!(
+                    "the report of {position} is about {:?}, which is missing",
+                    row.about
+                ));
+            }
+            self.account(say, row.reporter, &format!("the report of {position}"))
         })
     }
 

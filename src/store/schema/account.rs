@@ -171,3 +171,29 @@ pub struct DirectoryRow {
 }
 
 impl Record for DirectoryRow {}
+
+/// What a user has reported to those who run the node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ReportRow {
+    /// When, in milliseconds since the epoch.
+    pub ts: u64,
+    /// Who has reported it.
+    pub reporter: UserNid,
+    /// What.
+    pub about: Reported,
+    /// What the user says about it.
+    pub reason: String,
+}
+
+impl Record for ReportRow {}
+
+/// What a report is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reported {
+    /// A room.
+    Room(RoomNid),
+    /// An event in a room.
+    Event(RoomNid, EventNid),
+    /// A user.
+    User(UserNid),
+}

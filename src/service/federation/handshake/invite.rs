@@ -141,9 +141,12 @@ impl Federation {
         let limits = &self.0.handshakes.limits;
         limits.check(Kind::Invited, target.as_str())?;
         limits.check(Kind::Invite, received.event().header.sender.as_str())?;
+        let sender = received.event().header.sender.clone();
         let mut object = received.object().clone();
         let pdu = self.verify_one(received, rules).await?;
         let _signed_by_its_sender = pdu.map_err(|dropped| malformed(&dropped))?;
+        // Asked only now: nobody learns what a user has set in the name of another.
+        self.0.rooms.check_invite(&sender, &target)?;
         let stripped = self
             .stripped(room, rules, &invite.invite_room_state, true)
             .await?;
