@@ -160,6 +160,10 @@ tables! {
     DEVICE_LIST_CHANGES = "device_list_changes": (Position,) => (UserNid,), Sequential;
     /// Keys of a user of another server, which tells us when they change.
     REMOTE_KEYS = "remote_keys": (UserNid,) => RemoteKeysRow, Point;
+    /// Backups of room keys, by user and version: the position at which it began.
+    KEY_BACKUPS = "key_backups": (UserNid, Position) => KeyBackupRow, Point;
+    /// The keys in a backup by room and session, as JSON.
+    BACKUP_KEYS = "backup_keys": (UserNid, Position, String, String) => String, Sequential;
     /// Last known presence.
     PRESENCE = "presence": (UserNid,) => PresenceRow, Point;
 

@@ -102,6 +102,21 @@ guests    POST   r0,v3                            keys/claim
 users     GET    r0,v3                            keys/changes
 guests    PUT    r0,v3                            sendToDevice/{event_type}/{txn_id}
 
+users     GET    unstable,r0,v3                   room_keys/version
+users     POST   unstable,v3                      room_keys/version
+users     GET    unstable,v3                      room_keys/version/{version}
+users     PUT    unstable,v3                      room_keys/version/{version}
+users     DELETE unstable,r0,v3                   room_keys/version/{version}
+users     GET    unstable,r0,v3                   room_keys/keys
+users     PUT    unstable,v3                      room_keys/keys
+users     DELETE unstable,r0,v3                   room_keys/keys
+users     GET    unstable,r0,v3                   room_keys/keys/{room_id}
+users     PUT    unstable,r0,v3                   room_keys/keys/{room_id}
+users     DELETE unstable,r0,v3                   room_keys/keys/{room_id}
+users     GET    unstable,r0,v3                   room_keys/keys/{room_id}/{session_id}
+users     PUT    unstable,r0,v3                   room_keys/keys/{room_id}/{session_id}
+users     DELETE unstable,r0,v3                   room_keys/keys/{room_id}/{session_id}
+
 users     GET    r0,v3                            presence/{user_id}/status
 users     PUT    r0,v3                            presence/{user_id}/status
 users     GET    r0,v3                            pushrules/
@@ -228,6 +243,8 @@ fn filled_in(path: &str, user_id: &str) -> String {
         .replace("{filter_id}", "1")
         .replace("{field}", "displayname")
         .replace("{tag}", "u.work")
+        .replace("{version}", "1")
+        .replace("{session_id}", "session")
         .replace("{key_id}", "ed25519:1")
         .replace("{server_name}", "nowhere.example");
     assert!(!filled.contains('{'), "{filled}: a name is not filled in");

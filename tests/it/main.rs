@@ -8,6 +8,7 @@ mod account_data;
 mod account_management;
 mod aliases;
 mod backfill;
+mod backup;
 mod by_time;
 mod codings;
 mod coming_and_going;

@@ -2,6 +2,7 @@
 
 mod account;
 mod account_data;
+mod backup;
 mod devices;
 mod directory;
 mod discovery;
@@ -50,5 +51,6 @@ pub(super) fn routes(routes: Routes) -> Routes {
     let routes = presence::routes(routes);
     let routes = to_device::routes(routes);
     let routes = keys::routes(routes);
+    let routes = backup::routes(routes);
     sync::routes(routes)
 }

@@ -6,7 +6,7 @@ use super::{Accounts, Requester, removal::Removal, sessions::devices_of};
 use crate::{
     error::{Error, Result},
     protocol::ids::UserNid,
-    store::schema::{ACCOUNTS, AccountRow, PROFILES},
+    store::schema::{ACCOUNTS, AccountRow, BACKUP_KEYS, KEY_BACKUPS, PROFILES},
 };
 
 impl Accounts {
@@ -53,8 +53,8 @@ impl Accounts {
         Ok(self.store.durable(position).await?)
     }
 
-    /// Closes an account for good: its sessions end, its password and profile are deleted, and its user id is never
-    /// given again. With `erase`, what others can see of it shall go as well. Leaving rooms is up to the caller.
+    /// Closes an account for good: its sessions end, its password, its profile and its backups of keys are
+    /// deleted, and its user id is never given again. With `erase`, what others can see of it shall go as well. Leaving rooms is up to the caller.
     ///
     /// # Errors
     /// 404 M_NOT_FOUND for an account that is closed already.
@@ -73,6 +73,8 @@ impl Accounts {
             let committed = self.store.commit(|batch| {
                 ACCOUNTS.put(batch, &(user,), &account);
                 removal.write(batch);
+                KEY_BACKUPS.delete_all(batch, &(user,));
+                BACKUP_KEYS.delete_all(batch, &(user,));
                 for field in &fields {
                     PROFILES.delete(batch, &(user, field.as_str()));
                 }

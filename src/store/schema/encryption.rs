@@ -51,3 +51,18 @@ pub struct KeyCountsRow {
 }
 
 impl Record for KeyCountsRow {}
+
+/// A backup of room keys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyBackupRow {
+    /// How its keys are encrypted.
+    pub algorithm: String,
+    /// What that needs, as JSON.
+    pub auth_data: String,
+    /// When its keys last changed.
+    pub changed: Position,
+    /// How many keys it holds.
+    pub count: u64,
+}
+
+impl Record for KeyBackupRow {}
