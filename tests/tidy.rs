@@ -141,6 +141,7 @@ const COMPOSITION: &[&str] = &["app", "cli", "lib", "main"];
 const SERVICE_RANKS: &[&[&str]] = &[
     &[
         "appservices",
+        "delayed_rows",
         "device_lists",
         "keyring",
         "limits",
@@ -151,7 +152,7 @@ const SERVICE_RANKS: &[&[&str]] = &[
     &["ephemeral", "e2ee"],
     &["federation", "delivery", "profiles"],
     &["lifecycle", "peers"],
-    &["sync"],
+    &["delayed", "sync"],
     &["admin", "upkeep"],
 ];
 

@@ -1,6 +1,8 @@
 //! Use cases: each opens a view, decides, and commits. Built bottom-up, each part given only what it uses.
 
 pub mod accounts;
+pub mod delayed;
+mod delayed_rows;
 mod device_lists;
 pub mod e2ee;
 pub mod ephemeral;
@@ -22,6 +24,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use self::requester::Requester;
 use self::{
     accounts::{Accounts, Cost},
+    delayed::DelayedEvents,
     e2ee::Encryption,
     ephemeral::{Presence, Receipts, Typing},
     federation::{Federation, Handshakes},
@@ -66,7 +69,9 @@ pub struct Services {
     /// The servers with which this node is paired.
     pub peers: Peers,
     /// What begins, changes and ends a user's part in rooms.
-    pub lifecycle: Lifecycle,
+    pub lifecycle: Arc<Lifecycle>,
+    /// Events that are sent later.
+    pub delayed: Arc<DelayedEvents>,
     /// Who is typing.
     pub typing: Arc<Typing>,
     /// Who has read what.
@@ -166,13 +171,24 @@ impl Services {
             tasks: tasks.clone(),
             stop: stop.clone(),
         });
-        let lifecycle = Lifecycle::new(
+        let lifecycle = Arc::new(Lifecycle::new(
             store.clone(),
             rooms.clone(),
             accounts.clone(),
             federation.clone(),
             limits.clone(),
-        );
+        ));
+        let delayed = Arc::new(DelayedEvents::new(delayed::Parts {
+            store: store.clone(),
+            clock: clock.clone(),
+            entropy: entropy.clone(),
+            limits: limits.clone(),
+            accounts: accounts.clone(),
+            rooms: rooms.clone(),
+            lifecycle: lifecycle.clone(),
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+        }));
         let peers = Peers::open(peers::Parts {
             config: config.clone(),
             store: store.clone(),
@@ -204,6 +220,7 @@ impl Services {
             federation,
             peers,
             lifecycle,
+            delayed,
             typing,
             receipts,
             presence,

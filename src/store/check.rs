@@ -1,5 +1,6 @@
 //! Walks the whole store for broken invariants. Used by `kontor check` and by the crash tests.
 
+mod delayed;
 mod encryption;
 mod federation;
 
@@ -51,6 +52,7 @@ impl Store {
         check.names(&mut say)?;
         check.federation(&mut say)?;
         check.encryption(&mut say)?;
+        check.delayed(&mut say)?;
         check.server_keys(&mut say)?;
         // Any value will do in these two, as long as it can be read.
         check.rows(&META, &mut say, |_, _, _| Ok(()))?;

@@ -14,10 +14,11 @@ use crate::protocol::ids::{
 };
 
 mod account;
+mod delayed;
 mod encryption;
 mod federation;
 mod rooms;
-pub use self::{account::*, encryption::*, federation::*, rooms::*};
+pub use self::{account::*, delayed::*, encryption::*, federation::*, rooms::*};
 
 macro_rules! tables {
     ($($(#[$doc:meta])* $table:ident = $name:literal: $key:ty => $value:ty, $profile:ident;)*) => {
@@ -164,6 +165,14 @@ tables! {
     KEY_BACKUPS = "key_backups": (UserNid, Position) => KeyBackupRow, Point;
     /// The keys in a backup by room and session, as JSON.
     BACKUP_KEYS = "backup_keys": (UserNid, Position, String, String) => String, Sequential;
+    /// Events that are to be sent later, by their ids.
+    DELAYED_EVENTS = "delayed_events": (String,) => DelayedRow, Point;
+    /// The same by user.
+    DELAYED_OF = "delayed_of": (UserNid, String) => (), Sequential;
+    /// The same by when they are tried next, in milliseconds since the epoch: the room.
+    DELAYED_DUE = "delayed_due": (u64, String) => (RoomNid,), Sequential;
+    /// Transactions that asked for such events, by user, device and transaction.
+    DELAYED_TRANSACTIONS = "delayed_transactions": (UserNid, String, String) => DelayedTransactionRow, Point;
     /// Last known presence.
     PRESENCE = "presence": (UserNid,) => PresenceRow, Point;
 

@@ -171,6 +171,12 @@ guests    PUT    r0,v3                            rooms/{room_id}/redact/{event_
 guests    GET    unstable,v1                      rooms/{room_id}/relations/{event_id}
 guests    GET    unstable,v1                      rooms/{room_id}/relations/{event_id}/{rel_type}
 guests    GET    unstable,v1                      rooms/{room_id}/relations/{event_id}/{rel_type}/{event_type}
+guests    GET    unstable/org.matrix.msc4143      rtc/transports
+guests    PUT    unstable/org.matrix.msc4140      rooms/{room_id}/delayed_event/{event_type}/{txn_id}
+guests    GET    unstable/org.matrix.msc4140      delayed_events
+guests    GET    unstable/org.matrix.msc4140      delayed_events/{delay_id}
+everybody POST   unstable/org.matrix.msc4140      delayed_events/{delay_id}
+everybody POST   unstable/org.matrix.msc4140      delayed_events/{delay_id}/{action}
 guests    PUT    r0,v3                            rooms/{room_id}/send/{event_type}/{txn_id}
 guests    GET    r0,v3                            rooms/{room_id}/state
 guests    GET    v3                               rooms/{room_id}/state/{event_type}
@@ -244,6 +250,8 @@ fn filled_in(path: &str, user_id: &str) -> String {
         .replace("{field}", "displayname")
         .replace("{tag}", "u.work")
         .replace("{version}", "1")
+        .replace("{delay_id}", "delay")
+        .replace("{action}", "restart")
         .replace("{session_id}", "session")
         .replace("{key_id}", "ed25519:1")
         .replace("{server_name}", "nowhere.example");

@@ -29,8 +29,8 @@ use crate::{
 
 /// Clients upload some hundred keys at a time.
 const KEYS: Accepts = Accepts {
-    guests: false,
     body: 4 << 20,
+    ..Accepts::USUAL
 };
 
 pub(super) fn routes(routes: Routes) -> Routes {

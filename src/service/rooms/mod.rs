@@ -51,7 +51,7 @@ use self::{directory::Directory, head::Heads, read::Events, resolution::Resoluti
 use super::keyring::Keyring;
 use crate::{
     clock::{Clock, Entropy},
-    config::Config,
+    config::{Config, EncryptedRooms},
     error::Result,
     protocol::{
         ids::{ServerNid, StateKeyNid},
@@ -72,6 +72,7 @@ pub struct Rooms {
     acls: Acls,
     directory: Directory,
     default_version: RoomVersionId,
+    encrypted: EncryptedRooms,
     server_name: OwnedServerName,
     server: ServerNid,
     /// The key of the state that names a policy server.
@@ -91,6 +92,7 @@ impl Rooms {
             heads: Heads::default(),
             events: Events::new(budget),
             default_version: config.server.default_room_version.clone(),
+            encrypted: config.rooms.encrypted,
             resolutions: Resolutions::default(),
             acls: Acls::default(),
             directory: Directory::default(),
@@ -112,5 +114,10 @@ impl Rooms {
     /// The version of rooms that are created without naming one.
     pub fn default_version(&self) -> &RoomVersionId {
         &self.default_version
+    }
+
+    /// Which new rooms are encrypted although their creators do not ask for it.
+    pub fn encrypted(&self) -> EncryptedRooms {
+        self.encrypted
     }
 }
