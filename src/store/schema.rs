@@ -161,6 +161,8 @@ tables! {
     DEVICE_LIST_CHANGES = "device_list_changes": (Position,) => (UserNid,), Sequential;
     /// Keys of a user of another server, which tells us when they change.
     REMOTE_KEYS = "remote_keys": (UserNid,) => RemoteKeysRow, Point;
+    /// The device of a user that nobody is logged in with, which gets messages until another takes its place.
+    DEHYDRATED_DEVICES = "dehydrated_devices": (UserNid,) => DehydratedRow, Point;
     /// Backups of room keys, by user and version: the position at which it began.
     KEY_BACKUPS = "key_backups": (UserNid, Position) => KeyBackupRow, Point;
     /// The keys in a backup by room and session, as JSON.

@@ -171,6 +171,11 @@ guests    PUT    r0,v3                            rooms/{room_id}/redact/{event_
 guests    GET    unstable,v1                      rooms/{room_id}/relations/{event_id}
 guests    GET    unstable,v1                      rooms/{room_id}/relations/{event_id}/{rel_type}
 guests    GET    unstable,v1                      rooms/{room_id}/relations/{event_id}/{rel_type}/{event_type}
+users     GET    unstable/org.matrix.msc3814.v1   dehydrated_device
+users     PUT    unstable/org.matrix.msc3814.v1   dehydrated_device
+users     DELETE unstable/org.matrix.msc3814.v1   dehydrated_device
+users     GET    unstable/org.matrix.msc3814.v1   dehydrated_device/{device_id}/events
+users     POST   unstable/org.matrix.msc3814.v1   dehydrated_device/{device_id}/events
 guests    GET    unstable/org.matrix.msc4143      rtc/transports
 guests    PUT    unstable/org.matrix.msc4140      rooms/{room_id}/delayed_event/{event_type}/{txn_id}
 guests    GET    unstable/org.matrix.msc4140      delayed_events

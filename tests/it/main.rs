@@ -14,6 +14,7 @@ mod codings;
 mod coming_and_going;
 mod concurrency;
 mod creation;
+mod dehydrated_device;
 mod delayed_events;
 mod device_keys;
 mod device_lists;

@@ -3,6 +3,7 @@
 mod account;
 mod account_data;
 mod backup;
+mod dehydrated_device;
 mod delayed_events;
 mod devices;
 mod directory;
@@ -56,5 +57,6 @@ pub(super) fn routes(routes: Routes) -> Routes {
     let routes = to_device::routes(routes);
     let routes = keys::routes(routes);
     let routes = backup::routes(routes);
+    let routes = dehydrated_device::routes(routes);
     sync::routes(routes)
 }

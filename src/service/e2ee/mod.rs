@@ -2,6 +2,7 @@
 //! nothing of what they say.
 
 mod backup;
+mod dehydrated;
 mod keys;
 mod lists;
 mod to_device;
@@ -12,6 +13,7 @@ use ruma::ServerName;
 
 pub use self::{
     backup::{Backup, BackupKeys, Part},
+    dehydrated::NewDehydrated,
     keys::{Claimed, Keys, MOST_ASKED, Named, OfDevices, Upload},
     to_device::{Pending, ToDevice},
 };

@@ -10,10 +10,10 @@ use crate::{
     store::{
         Result,
         schema::{
-            BACKUP_KEYS, DEVICE_KEYS, DEVICE_LIST_CHANGES, DEVICE_LISTS, DEVICES, FALLBACK_KEYS,
-            KEY_BACKUPS, KEY_COUNTS, LASTING_EDUS, MEMBER_CHANGES, ONE_TIME_KEY_IDS, ONE_TIME_KEYS,
-            RECEIVED_TO_DEVICE, REMOTE_KEYS, ROOM_MEMBERS, SENT_TO_DEVICE, SERVER_NAMES, TO_DEVICE,
-            USER_IDS,
+            BACKUP_KEYS, DEHYDRATED_DEVICES, DEVICE_KEYS, DEVICE_LIST_CHANGES, DEVICE_LISTS,
+            DEVICES, FALLBACK_KEYS, KEY_BACKUPS, KEY_COUNTS, LASTING_EDUS, MEMBER_CHANGES,
+            ONE_TIME_KEY_IDS, ONE_TIME_KEYS, RECEIVED_TO_DEVICE, REMOTE_KEYS, ROOM_MEMBERS,
+            SENT_TO_DEVICE, SERVER_NAMES, TO_DEVICE, USER_IDS,
         },
     },
 };
@@ -50,6 +50,12 @@ impl Check<'_> {
         self.device_keys(say)?;
         self.device_lists(say)?;
         self.backups(say)?;
+        self.rows(&DEHYDRATED_DEVICES, say, |say, (user,), row| {
+            if serde_json::from_str::<IgnoredAny>(&row.data).is_err() {
+                say(format!("the dehydrated device of user {user} is not JSON"));
+            }
+            self.device(say, (user, &row.device), "a dehydrated device")
+        })?;
         self.rows(&RECEIVED_TO_DEVICE, say, |say, (server, _), _| {
             self.has_name(say, server)
         })

@@ -69,3 +69,14 @@ pub struct KeyBackupRow {
 }
 
 impl Record for KeyBackupRow {}
+
+/// A device that nobody is logged in with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DehydratedRow {
+    /// Its id.
+    pub device: String,
+    /// What its owner needs to bring it back, encrypted, as JSON.
+    pub data: String,
+}
+
+impl Record for DehydratedRow {}
