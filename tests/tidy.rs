@@ -149,7 +149,7 @@ const SERVICE_RANKS: &[&[&str]] = &[
     ],
     &["accounts", "media"],
     &["rooms"],
-    &["ephemeral", "e2ee"],
+    &["ephemeral", "e2ee", "threads"],
     &["federation", "delivery", "profiles"],
     &["lifecycle", "peers"],
     &["delayed", "sync"],

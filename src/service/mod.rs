@@ -15,6 +15,7 @@ pub mod profiles;
 mod requester;
 pub mod rooms;
 pub mod sync;
+pub mod threads;
 mod upkeep;
 
 use std::sync::Arc;
@@ -35,6 +36,7 @@ use self::{
     profiles::Profiles,
     rooms::Rooms,
     sync::{Sources, Sync},
+    threads::Threads,
 };
 use crate::{
     clock::{Clock, Entropy},
@@ -76,6 +78,8 @@ pub struct Services {
     pub typing: Arc<Typing>,
     /// Who has read what.
     pub receipts: Arc<Receipts>,
+    /// Which threads users follow.
+    pub threads: Arc<Threads>,
     /// Who is there.
     pub presence: Arc<Presence>,
     /// Messages and keys of devices.
@@ -140,6 +144,7 @@ impl Services {
             stop.clone(),
         ));
         let receipts = Arc::new(Receipts::new(store.clone(), clock.clone(), rooms.clone()));
+        let threads = Arc::new(Threads::new(store.clone(), rooms.clone()));
         let presence = Arc::new(Presence::new(
             store.clone(),
             clock.clone(),
@@ -223,6 +228,7 @@ impl Services {
             delayed,
             typing,
             receipts,
+            threads,
             presence,
             encryption,
             sync: Arc::new(sync),

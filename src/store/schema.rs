@@ -112,6 +112,10 @@ tables! {
     RECEIPTS = "receipts": (RoomNid, Position) => ReceiptRow, Sequential;
     /// The newest receipt of a user in a room by receipt type and thread.
     RECEIPTS_OF = "receipts_of": (RoomNid, UserNid, String, String) => ReceiptRow, Point;
+    /// The threads that a user has ever followed, by the first event of each.
+    THREAD_SUBSCRIPTIONS = "thread_subscriptions": (UserNid, EventNid) => ThreadSubscriptionRow, Point;
+    /// The same in the order in which that last changed.
+    THREAD_SUBSCRIPTION_CHANGES = "thread_subscription_changes": (UserNid, Position) => (EventNid,), Sequential;
     /// How far a user's unread counts have been worked out.
     UNREAD = "unread": (UserNid, RoomNid) => UnreadRow, Point;
 

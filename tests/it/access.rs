@@ -176,6 +176,10 @@ users     PUT    unstable/org.matrix.msc3814.v1   dehydrated_device
 users     DELETE unstable/org.matrix.msc3814.v1   dehydrated_device
 users     GET    unstable/org.matrix.msc3814.v1   dehydrated_device/{device_id}/events
 users     POST   unstable/org.matrix.msc3814.v1   dehydrated_device/{device_id}/events
+users     GET    unstable/io.element.msc4306      rooms/{room_id}/thread/{thread_root}/subscription
+users     PUT    unstable/io.element.msc4306      rooms/{room_id}/thread/{thread_root}/subscription
+users     DELETE unstable/io.element.msc4306      rooms/{room_id}/thread/{thread_root}/subscription
+users     GET    unstable/io.element.msc4308      thread_subscriptions
 guests    GET    unstable/org.matrix.msc4143      rtc/transports
 guests    PUT    unstable/org.matrix.msc4140      rooms/{room_id}/delayed_event/{event_type}/{txn_id}
 guests    GET    unstable/org.matrix.msc4140      delayed_events
@@ -256,6 +260,7 @@ fn filled_in(path: &str, user_id: &str) -> String {
         .replace("{tag}", "u.work")
         .replace("{version}", "1")
         .replace("{delay_id}", "delay")
+        .replace("{thread_root}", "$nothing")
         .replace("{action}", "restart")
         .replace("{session_id}", "session")
         .replace("{key_id}", "ed25519:1")

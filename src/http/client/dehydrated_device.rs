@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ruma::{
     api::{
-        IncomingRequest, Metadata,
+        IncomingRequest,
         auth_scheme::AccessToken,
         client::dehydrated_device::{
             delete_dehydrated_device, get_dehydrated_device, get_events, put_dehydrated_device,
@@ -12,6 +12,7 @@ use ruma::{
         error::{DeserializationError, Error as RumaError},
     },
     exports::{serde::de::value, serde_html_form},
+    metadata,
 };
 use serde::Deserialize;
 use serde_json::json;
@@ -90,13 +91,12 @@ struct NextEvents {
     limit: Option<usize>,
 }
 
-impl Metadata for NextEvents {
-    const METHOD: http::Method = http::Method::GET;
-    const RATE_LIMITED: bool = false;
-    type Authentication = AccessToken;
-    type PathBuilder = <get_events::unstable::Request as Metadata>::PathBuilder;
-    const PATH_BUILDER: Self::PathBuilder =
-        <get_events::unstable::Request as Metadata>::PATH_BUILDER;
+metadata! {
+    @for NextEvents,
+    method: GET,
+    rate_limited: false,
+    authentication: AccessToken,
+    path: "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device/{device_id}/events",
 }
 
 impl IncomingRequest for NextEvents {

@@ -31,6 +31,8 @@ const FEATURES: &[&str] = &[
     "org.matrix.msc3874",
     "org.matrix.msc4222",
     "org.matrix.msc3814",
+    "org.matrix.msc4306",
+    "org.matrix.msc4308",
     "org.matrix.msc4140",
     "org.matrix.msc4143",
 ];

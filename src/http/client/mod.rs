@@ -25,6 +25,7 @@ mod session;
 mod spaces;
 mod state;
 mod sync;
+mod threads;
 mod to_device;
 mod typing;
 
@@ -54,6 +55,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
     let routes = receipts::routes(routes);
     let routes = presence::routes(routes);
     let routes = rtc::routes(routes);
+    let routes = threads::routes(routes);
     let routes = to_device::routes(routes);
     let routes = keys::routes(routes);
     let routes = backup::routes(routes);

@@ -7,7 +7,10 @@ use crate::{
     error::{Error, Result},
     protocol::ids::UserNid,
     service::delayed_rows::{Delayed, forget_transactions_of},
-    store::schema::{ACCOUNTS, AccountRow, BACKUP_KEYS, KEY_BACKUPS, PROFILES},
+    store::schema::{
+        ACCOUNTS, AccountRow, BACKUP_KEYS, KEY_BACKUPS, PROFILES, THREAD_SUBSCRIPTION_CHANGES,
+        THREAD_SUBSCRIPTIONS,
+    },
 };
 
 impl Accounts {
@@ -77,6 +80,8 @@ impl Accounts {
                 removal.write(batch);
                 KEY_BACKUPS.delete_all(batch, &(user,));
                 BACKUP_KEYS.delete_all(batch, &(user,));
+                THREAD_SUBSCRIPTIONS.delete_all(batch, &(user,));
+                THREAD_SUBSCRIPTION_CHANGES.delete_all(batch, &(user,));
                 for delayed in &delayed {
                     delayed.remove(batch);
                 }

@@ -1,14 +1,43 @@
-//! The laws of events that are to be sent later.
+//! The laws of what users have said about single events: that they are to be sent later, or that their threads are followed.
 
 use serde::de::IgnoredAny;
 
 use super::{Check, Complaint};
 use crate::store::{
     Result,
-    schema::{DELAYED_DUE, DELAYED_EVENTS, DELAYED_OF, DELAYED_TRANSACTIONS, ROOM_IDS},
+    schema::{
+        DELAYED_DUE, DELAYED_EVENTS, DELAYED_OF, DELAYED_TRANSACTIONS, ROOM_IDS,
+        THREAD_SUBSCRIPTION_CHANGES, THREAD_SUBSCRIPTIONS,
+    },
 };
 
 impl Check<'_> {
+    /// Each is in the order of changes once, and where it says.
+    pub(super) fn threads(&self, say: &mut dyn FnMut(Complaint)) -> Result<()> {
+        self.rows(&THREAD_SUBSCRIPTIONS, say, |say, (user, root), row| {
+            let change = THREAD_SUBSCRIPTION_CHANGES.get(&self.view, &(user, row.position))?;
+            if change != Some((root,)) {
+                say(format!(
+                    "the thread {root} of user {user} changed at {}, but not in the order of changes",
+                    row.position
+                ));
+            }
+            if !self.has_event(root)? {
+                say(format!("user {user} follows the thread {root}, which is missing"));
+            }
+            self.account(say, user, &format!("the thread {root}"))
+        })?;
+        self.rows(&THREAD_SUBSCRIPTION_CHANGES, say, |say, (user, position), (root,)| {
+            let row = THREAD_SUBSCRIPTIONS.get(&self.view, &(user, root))?;
+            if row.is_none_or(|row| row.position != position) {
+                say(format!(
+                    "the thread {root} of user {user} changed at {position}, which was not the last time"
+                ));
+            }
+            Ok(())
+        })
+    }
+
     /// Each is found by its user and by its time, and nothing else is.
     pub(super) fn delayed(&self, say: &mut dyn FnMut(Complaint)) -> Result<()> {
         self.rows(&DELAYED_EVENTS, say, |say, (id,), row| {
