@@ -114,8 +114,7 @@ impl Threads {
             None => Following::Willingly,
         };
         self.change(requester, &root, |before| match (before, &cause) {
-            (Some(Following::Willingly), _) => Ok(None),
-            (Some(Following::Automatically), Some(_)) => Ok(None),
+            (Some(Following::Willingly), _) | (Some(Following::Automatically), Some(_)) => Ok(None),
             (Some(Following::LeftAt(left)), Some(cause)) => {
                 let order = cause.facts.order;
                 if order.is_some_and(|order| order > left.live_order()) {

@@ -22,7 +22,7 @@ use crate::{
     http::{extract::Ruma, respond::Json, routes::Routes},
     protocol::format::push_string,
     service::{
-        Services,
+        Requester, Services,
         e2ee::{NewDehydrated, Upload},
     },
 };
@@ -140,7 +140,7 @@ async fn next_events(
 /// A page, with the place of the next where `always` or if there is one.
 fn page(
     services: &Services,
-    requester: &crate::service::Requester,
+    requester: &Requester,
     (device, from, limit): (&str, Option<&str>, Option<usize>),
     always: bool,
 ) -> Result<Json> {

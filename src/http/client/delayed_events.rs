@@ -101,6 +101,11 @@ async fn get(
     Json::of(&services.delayed.get(&requester, &request.delay_id)?)
 }
 
+#[derive(Deserialize)]
+struct Body {
+    action: UpdateAction,
+}
+
 /// Whoever knows the id may act on the event, with a token or without.
 struct Act(unstable_v1::Request);
 
@@ -116,10 +121,6 @@ impl IncomingRequest for Act {
     ) -> Result<Self, DeserializationError> {
         let path = value::SeqDeserializer::<_, value::Error>::new(path.iter().copied());
         let (delay_id,) = <(String,)>::deserialize(path)?;
-        #[derive(Deserialize)]
-        struct Body {
-            action: UpdateAction,
-        }
         let body: Body = serde_json::from_slice(request.body())?;
         Ok(Self(unstable_v1::Request::new(delay_id, body.action)))
     }

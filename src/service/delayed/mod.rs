@@ -9,6 +9,7 @@ mod run;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
+use http::StatusCode;
 use parking_lot::Mutex;
 use ruma::{OwnedEventId, RoomId, events::room::member::MembershipState};
 use serde::Serialize;
@@ -27,6 +28,7 @@ use super::{
 use crate::{
     clock::{Clock, Entropy},
     error::{Error, Result},
+    protocol::ids::UserNid,
     store::{
         self, Store, View,
         schema::{
@@ -196,7 +198,7 @@ impl DelayedEvents {
     fn transaction(
         requester: &Requester,
         new: &NewDelayed<'_>,
-    ) -> Option<(crate::protocol::ids::UserNid, String, String)> {
+    ) -> Option<(UserNid, String, String)> {
         let txn_id = new.txn_id?;
         let scope = format!("{}/{}", new.room, new.event_type);
         // All may contain any character, so the length says where one ends.
@@ -212,11 +214,8 @@ impl DelayedEvents {
         now: u64,
     ) -> Result<DelayedRow> {
         let content = new.content.ok_or_else(|| {
-            Error::api(
-                http::StatusCode::BAD_REQUEST,
-                "M_NOT_JSON",
-                "The content is missing",
-            )
+            let message = "The content is missing";
+            Error::api(StatusCode::BAD_REQUEST, "M_NOT_JSON", message)
         })?;
         if new.delay > LONGEST_DELAY {
             return Err(Error::forbidden(format!(
@@ -315,7 +314,7 @@ impl DelayedEvents {
     /// # Errors
     /// 404 M_NOT_FOUND when it was sent or cancelled, or never was; 429.
     pub async fn restart(&self, id: &str) -> Result<()> {
-        self.limits.check(Kind::Message, id)?;
+        self.admit(id)?;
         self.change(id, |batch, delayed, now| {
             delayed.row.since = now;
             delayed.row.due = now.saturating_add(delayed.row.delay);
@@ -329,8 +328,16 @@ impl DelayedEvents {
     /// # Errors
     /// As [`restart`](Self::restart).
     pub async fn cancel(&self, id: &str) -> Result<()> {
-        self.limits.check(Kind::Message, id)?;
+        self.admit(id)?;
         self.change(id, |_, _, _| {}).await
+    }
+
+    /// Bounds how often anybody acts on an event; on one that is not there there is nothing to bound.
+    fn admit(&self, id: &str) -> Result<()> {
+        if !DELAYED_EVENTS.contains(&self.store.latest(), &(id,))? {
+            return Err(not_there());
+        }
+        self.limits.check(Kind::Message, id)
     }
 
     /// Removes an event and lets `change` put it back.
@@ -361,7 +368,7 @@ impl DelayedEvents {
     /// # Errors
     /// As [`restart`](Self::restart), and why it can not be sent.
     pub async fn send(&self, id: &str) -> Result<OwnedEventId> {
-        self.limits.check(Kind::Message, id)?;
+        self.admit(id)?;
         let delayed = self.take(id, None)?.ok_or_else(not_there)?;
         self.deliver(&delayed).await
     }

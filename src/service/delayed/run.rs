@@ -7,13 +7,14 @@ use std::{
     time::Duration,
 };
 
+use http::StatusCode;
 use parking_lot::Mutex;
 use ruma::OwnedEventId;
 
 use super::{DelayedEvents, not_there};
 use crate::{
     error::{Error, Result},
-    protocol::ids::RoomNid,
+    protocol::ids::{Position, RoomNid},
     service::{Requester, delayed_rows::Delayed, lifecycle::object},
     store::schema::{ACCOUNTS, DELAYED_DUE, DELAYED_EVENTS},
 };
@@ -137,11 +138,7 @@ impl DelayedEvents {
         }
     }
 
-    fn finish(
-        &self,
-        delayed: &Delayed,
-        error: Option<&Error>,
-    ) -> Result<crate::protocol::ids::Position> {
+    fn finish(&self, delayed: &Delayed, error: Option<&Error>) -> Result<Position> {
         let view = self.store.latest();
         if !DELAYED_EVENTS.contains(&view, &(delayed.id.as_str(),))? {
             // Gone with its user.
@@ -201,7 +198,7 @@ impl DelayedEvents {
 /// Whether the same may succeed later.
 fn is_temporary(error: &Error) -> bool {
     let (status, _, _) = error.answer();
-    status.is_server_error() || status == http::StatusCode::TOO_MANY_REQUESTS
+    status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
 }
 
 fn ms(duration: Duration) -> u64 {

@@ -531,7 +531,7 @@ fn newest(view: &View, user: UserNid) -> Result<Option<(Position, KeyBackupRow)>
 }
 
 /// Nothing is written for an account that was closed while its request was on its way.
-fn must_be_open(view: &View, requester: &Requester) -> Result<()> {
+pub(super) fn must_be_open(view: &View, requester: &Requester) -> Result<()> {
     match ACCOUNTS.get(view, &(requester.nid,))? {
         Some(account) if !account.deactivated => Ok(()),
         _ => Err(Error::unknown_token(false)),

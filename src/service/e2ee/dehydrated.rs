@@ -5,10 +5,10 @@ use std::ops::Bound;
 
 use serde_json::value::RawValue;
 
-use super::{Encryption, Upload, keys::Uploading};
+use super::{Encryption, Upload, backup::must_be_open, keys::Uploading};
 use crate::{
     error::{Error, Result},
-    protocol::ids::Position,
+    protocol::ids::{Position, UserNid},
     service::{
         Requester,
         accounts::{Removal, check_device_name},
@@ -16,7 +16,7 @@ use crate::{
     },
     store::{
         View,
-        schema::{ACCOUNTS, DEHYDRATED_DEVICES, DEVICES, DehydratedRow, DeviceRow, TO_DEVICE},
+        schema::{DEHYDRATED_DEVICES, DEVICES, DehydratedRow, DeviceRow, TO_DEVICE},
     },
 };
 
@@ -73,10 +73,7 @@ impl Encryption {
         let position = {
             let _still = self.accounts.still();
             let view = self.store.latest();
-            let account = ACCOUNTS.get(&view, &(user,))?;
-            if account.is_none_or(|account| account.deactivated) {
-                return Err(Error::unknown_token(false));
-            }
+            must_be_open(&view, requester)?;
             let key = (user, new.device.as_str());
             let before = DEHYDRATED_DEVICES.get(&view, &(user,))?;
             let row = DehydratedRow {
@@ -102,8 +99,7 @@ impl Encryption {
                     device: new.device.clone(),
                     known: Some((new.display_name.clone(), keys.device_keys().cloned())),
                 };
-                let mut removal =
-                    Removal::prepare(&view, user, self.rows_of(&view, user, before)?)?;
+                let mut removal = Removal::prepare(&view, user, going(&view, user, before)?)?;
                 removal.and(&view, identity)?;
                 let device = DeviceRow {
                     display_name: new.display_name,
@@ -144,7 +140,7 @@ impl Encryption {
             let row = DEHYDRATED_DEVICES.get(&view, &(user,))?;
             let row = row.ok_or_else(no_device)?;
             let device = row.device.clone();
-            let rows = self.rows_of(&view, user, Some(row))?;
+            let rows = going(&view, user, Some(row))?;
             let mut removal = Removal::prepare(&view, user, rows)?;
             let committed = self.store.commit(|batch| {
                 removal.write(batch);
@@ -199,19 +195,19 @@ impl Encryption {
             more,
         })
     }
+}
 
-    fn rows_of(
-        &self,
-        view: &View,
-        user: crate::protocol::ids::UserNid,
-        device: Option<DehydratedRow>,
-    ) -> Result<Vec<(String, DeviceRow)>> {
-        let Some(DehydratedRow { device, .. }) = device else {
-            return Ok(Vec::new());
-        };
-        let row = DEVICES.get(view, &(user, device.as_str()))?;
-        Ok(row.map(|row| (device, row)).into_iter().collect())
-    }
+/// The device that is to go.
+fn going(
+    view: &View,
+    user: UserNid,
+    row: Option<DehydratedRow>,
+) -> Result<Vec<(String, DeviceRow)>> {
+    let Some(DehydratedRow { device, .. }) = row else {
+        return Ok(Vec::new());
+    };
+    let row = DEVICES.get(view, &(user, device.as_str()))?;
+    Ok(row.map(|row| (device, row)).into_iter().collect())
 }
 
 fn no_device() -> Error {
