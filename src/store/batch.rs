@@ -162,6 +162,11 @@ impl<'s> Batch<'s> {
         self.writes.delete_cf(self.inner.table(table), key);
     }
 
+    pub(super) fn delete_range(&mut self, table: &'static str, from: &[u8], to: &[u8]) {
+        let table = self.inner.table(table);
+        self.writes.delete_range_cf(table, from, to);
+    }
+
     /// Notes that what is told of a room outside may have changed, once the batch is durable. Changes of the current
     /// state are noted with their rows.
     pub fn note_changed(&mut self, room: RoomNid) {

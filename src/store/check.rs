@@ -1,5 +1,6 @@
 //! Walks the whole store for broken invariants. Used by `kontor check` and by the crash tests.
 
+mod delayed;
 mod encryption;
 mod federation;
 
@@ -54,6 +55,8 @@ impl Store {
         check.names(&mut say)?;
         check.federation(&mut say)?;
         check.encryption(&mut say)?;
+        check.delayed(&mut say)?;
+        check.threads(&mut say)?;
         check.server_keys(&mut say)?;
         // Any value will do in these two, as long as it can be read.
         check.rows(&META, &mut say, |_, _, _| Ok(()))?;

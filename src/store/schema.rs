@@ -14,10 +14,11 @@ use crate::protocol::ids::{
 };
 
 mod account;
+mod delayed;
 mod encryption;
 mod federation;
 mod rooms;
-pub use self::{account::*, encryption::*, federation::*, rooms::*};
+pub use self::{account::*, delayed::*, encryption::*, federation::*, rooms::*};
 
 macro_rules! tables {
     ($($(#[$doc:meta])* $table:ident = $name:literal: $key:ty => $value:ty, $profile:ident;)*) => {
@@ -113,6 +114,10 @@ tables! {
     RECEIPTS = "receipts": (RoomNid, Position) => ReceiptRow, Sequential;
     /// The newest receipt of a user in a room by receipt type and thread.
     RECEIPTS_OF = "receipts_of": (RoomNid, UserNid, String, String) => ReceiptRow, Point;
+    /// The threads that a user has ever followed, by the first event of each.
+    THREAD_SUBSCRIPTIONS = "thread_subscriptions": (UserNid, EventNid) => ThreadSubscriptionRow, Point;
+    /// The same in the order in which that last changed.
+    THREAD_SUBSCRIPTION_CHANGES = "thread_subscription_changes": (UserNid, Position) => (EventNid,), Sequential;
     /// How far a user's unread counts have been worked out.
     UNREAD = "unread": (UserNid, RoomNid) => UnreadRow, Point;
 
@@ -162,6 +167,20 @@ tables! {
     DEVICE_LIST_CHANGES = "device_list_changes": (Position,) => (UserNid,), Sequential;
     /// Keys of a user of another server, which tells us when they change.
     REMOTE_KEYS = "remote_keys": (UserNid,) => RemoteKeysRow, Point;
+    /// The device of a user that nobody is logged in with, which gets messages until another takes its place.
+    DEHYDRATED_DEVICES = "dehydrated_devices": (UserNid,) => DehydratedRow, Point;
+    /// Backups of room keys, by user and version: the position at which it began.
+    KEY_BACKUPS = "key_backups": (UserNid, Position) => KeyBackupRow, Point;
+    /// The keys in a backup by room and session, as JSON.
+    BACKUP_KEYS = "backup_keys": (UserNid, Position, String, String) => String, Sequential;
+    /// Events that are to be sent later, by their ids.
+    DELAYED_EVENTS = "delayed_events": (String,) => DelayedRow, Point;
+    /// The same by user.
+    DELAYED_OF = "delayed_of": (UserNid, String) => (), Sequential;
+    /// The same by when they are tried next, in milliseconds since the epoch: the room.
+    DELAYED_DUE = "delayed_due": (u64, String) => (RoomNid,), Sequential;
+    /// Transactions that asked for such events, by user, device and transaction.
+    DELAYED_TRANSACTIONS = "delayed_transactions": (UserNid, String, String) => DelayedTransactionRow, Point;
     /// Last known presence.
     PRESENCE = "presence": (UserNid,) => PresenceRow, Point;
 

@@ -87,7 +87,7 @@ pub struct Claimed {
 }
 
 /// Keys that are about to be written.
-struct Uploading {
+pub(super) struct Uploading {
     user: UserNid,
     device: String,
     device_keys: Option<String>,
@@ -262,6 +262,34 @@ impl Encryption {
 }
 
 impl Uploading {
+    /// The first keys of a device that is about to be made.
+    pub(super) fn of_new_device(
+        view: &View,
+        (user, name): (UserNid, &UserId),
+        device: &str,
+        upload: Upload,
+    ) -> Result<Self> {
+        let missing = || Error::bad_json("`device_keys` are missing");
+        let device_keys = upload.device_keys.as_deref().ok_or_else(missing)?;
+        let device_keys = checked(device_keys, name, device)?;
+        let mut uploading = Self {
+            user,
+            device: device.to_owned(),
+            device_keys: None,
+            one_time: Vec::new(),
+            fallback: Vec::new(),
+            counts: KeyCountsRow::default(),
+        };
+        let (one_time, fallback) = (rows(upload.one_time)?, rows(upload.fallback)?);
+        uploading.add(view, Some(device_keys), one_time, fallback)?;
+        Ok(uploading)
+    }
+
+    /// The identity keys, if they are new.
+    pub(super) fn device_keys(&self) -> Option<&String> {
+        self.device_keys.as_ref()
+    }
+
     /// Sees what of it is new.
     fn add(
         &mut self,
@@ -316,7 +344,7 @@ impl Uploading {
         Ok(())
     }
 
-    fn write(&mut self, batch: &mut Batch<'_>) {
+    pub(super) fn write(&mut self, batch: &mut Batch<'_>) {
         let (user, device) = (self.user, self.device.as_str());
         if let Some(keys) = &self.device_keys {
             DEVICE_KEYS.put(batch, &(user, device), keys);

@@ -1,6 +1,8 @@
 //! What the node does so that users can encrypt from end to end: it carries messages and keys of devices, and reads
 //! nothing of what they say.
 
+mod backup;
+mod dehydrated;
 mod keys;
 mod lists;
 mod to_device;
@@ -10,6 +12,8 @@ use std::sync::Arc;
 use ruma::ServerName;
 
 pub use self::{
+    backup::{Backup, BackupKeys, Part},
+    dehydrated::NewDehydrated,
     keys::{Claimed, Keys, MOST_ASKED, Named, OfDevices, Upload},
     to_device::{Pending, ToDevice},
 };

@@ -6,13 +6,14 @@ use serde::de::IgnoredAny;
 
 use super::{Check, Complaint};
 use crate::{
-    protocol::ids::{ServerNid, UserNid},
+    protocol::ids::{Position, ServerNid, UserNid},
     store::{
         Result,
         schema::{
-            DEVICE_KEYS, DEVICE_LIST_CHANGES, DEVICE_LISTS, DEVICES, FALLBACK_KEYS, KEY_COUNTS,
-            LASTING_EDUS, MEMBER_CHANGES, ONE_TIME_KEY_IDS, ONE_TIME_KEYS, RECEIVED_TO_DEVICE,
-            REMOTE_KEYS, ROOM_MEMBERS, SENT_TO_DEVICE, SERVER_NAMES, TO_DEVICE, USER_IDS,
+            BACKUP_KEYS, DEHYDRATED_DEVICES, DEVICE_KEYS, DEVICE_LIST_CHANGES, DEVICE_LISTS,
+            DEVICES, FALLBACK_KEYS, KEY_BACKUPS, KEY_COUNTS, LASTING_EDUS, MEMBER_CHANGES,
+            ONE_TIME_KEY_IDS, ONE_TIME_KEYS, RECEIVED_TO_DEVICE, REMOTE_KEYS, ROOM_MEMBERS,
+            SENT_TO_DEVICE, SERVER_NAMES, TO_DEVICE, USER_IDS,
         },
     },
 };
@@ -48,6 +49,13 @@ impl Check<'_> {
         })?;
         self.device_keys(say)?;
         self.device_lists(say)?;
+        self.backups(say)?;
+        self.rows(&DEHYDRATED_DEVICES, say, |say, (user,), row| {
+            if serde_json::from_str::<IgnoredAny>(&row.data).is_err() {
+                say(format!("the dehydrated device of user {user} is not JSON"));
+            }
+            self.device(say, (user, &row.device), "a dehydrated device")
+        })?;
         self.rows(&RECEIVED_TO_DEVICE, say, |say, (server, _), _| {
             self.has_name(say, server)
         })
@@ -119,6 +127,47 @@ impl Check<'_> {
         for (user, device) in counted.into_keys() {
             say(format!(
                 "the one-time keys of device {device} of user {user} are not counted"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Every key is in a backup of somebody's, which counts it.
+    fn backups(&self, say: &mut dyn FnMut(Complaint)) -> Result<()> {
+        let mut counted: BTreeMap<(UserNid, Position), u64> = BTreeMap::new();
+        self.rows(&BACKUP_KEYS, say, |say, (user, version, _, session), json| {
+            *counted.entry((user, version)).or_default() += 1;
+            if serde_json::from_str::<IgnoredAny>(&json).is_err() {
+                say(format!(
+                    "the key of session {session} in backup {version} of user {user} is not JSON"
+                ));
+            }
+            Ok(())
+        })?;
+        self.rows(&KEY_BACKUPS, say, |say, (user, version), row| {
+            let count = counted.remove(&(user, version)).unwrap_or_default();
+            if row.count != count {
+                say(format!(
+                    "backup {version} of user {user} counts {} keys, but has {count}",
+                    row.count
+                ));
+            }
+            if serde_json::from_str::<IgnoredAny>(&row.auth_data).is_err() {
+                say(format!(
+                    "what backup {version} of user {user} is encrypted with is not JSON"
+                ));
+            }
+            if row.changed > self.view.position() {
+                say(format!(
+                    "backup {version} of user {user} changed at {}, which has not come yet",
+                    row.changed
+                ));
+            }
+            self.account(say, user, &format!("backup {version}"))
+        })?;
+        for (user, version) in counted.into_keys() {
+            say(format!(
+                "user {user} has keys in backup {version}, which is not there"
             ));
         }
         Ok(())

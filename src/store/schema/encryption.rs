@@ -54,3 +54,29 @@ pub struct KeyCountsRow {
 }
 
 impl Record for KeyCountsRow {}
+
+/// A backup of room keys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyBackupRow {
+    /// How its keys are encrypted.
+    pub algorithm: String,
+    /// What that needs, as JSON.
+    pub auth_data: String,
+    /// When its keys last changed.
+    pub changed: Position,
+    /// How many keys it holds.
+    pub count: u64,
+}
+
+impl Record for KeyBackupRow {}
+
+/// A device that nobody is logged in with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DehydratedRow {
+    /// Its id.
+    pub device: String,
+    /// What its owner needs to bring it back, encrypted, as JSON.
+    pub data: String,
+}
+
+impl Record for DehydratedRow {}
