@@ -23,6 +23,10 @@ use crate::{
     },
 };
 
+/// The name of the message about cross-signing keys, and the one by which older servers know it.
+pub(super) const SIGNING_KEY_UPDATES: [&str; 2] =
+    ["m.signing_key_update", "org.matrix.signing_key_update"];
+
 /// What a device is like now.
 #[derive(Clone, Debug)]
 pub(super) struct DeviceNow {
@@ -30,6 +34,15 @@ pub(super) struct DeviceNow {
     pub(super) device: String,
     /// Its name and its identity keys as JSON; none if it is gone.
     pub(super) known: Option<(Option<String>, Option<String>)>,
+}
+
+/// The cross-signing keys of a user, as others see them now, as JSON.
+#[derive(Clone, Debug)]
+pub(super) struct SigningKeysNow {
+    /// The master key.
+    pub(super) master: Option<String>,
+    /// The self-signing key.
+    pub(super) self_signing: Option<String>,
 }
 
 /// A change that is about to be written, while devices stand still.
@@ -94,8 +107,13 @@ impl DeviceListChange {
         })
     }
 
-    /// Writes it. Others are told of each device.
-    pub(super) fn write(self, batch: &mut Batch<'_>, devices: &[DeviceNow]) {
+    /// Writes it. Others are told of each device, and of the cross-signing keys if these have changed.
+    pub(super) fn write(
+        self,
+        batch: &mut Batch<'_>,
+        devices: &[DeviceNow],
+        signing: Option<&SigningKeysNow>,
+    ) {
         let mut last = None;
         if let Some((name, servers)) = &self.tell {
             for device in devices {
@@ -106,6 +124,15 @@ impl DeviceListChange {
                     LASTING_EDUS.put(batch, &(*server, position), &edu);
                 }
                 last = Some(position);
+            }
+        }
+        if let (Some((name, servers)), Some(signing)) = (&self.tell, signing) {
+            for edu_type in SIGNING_KEY_UPDATES {
+                let position = batch.position();
+                let edu = signing_edu(name, signing, edu_type);
+                for server in servers {
+                    LASTING_EDUS.put(batch, &(*server, position), &edu);
+                }
             }
         }
         let position = last.unwrap_or_else(|| batch.position());
@@ -142,5 +169,24 @@ fn edu(user: &str, now: &DeviceNow, position: Position, previous: Option<Positio
     );
     push_string(&mut edu, user);
     edu.push_str("},\"edu_type\":\"m.device_list_update\"}");
+    edu
+}
+
+/// `m.signing_key_update`.
+fn signing_edu(user: &str, now: &SigningKeysNow, edu_type: &str) -> String {
+    let mut edu = String::from("{\"content\":{");
+    for (name, key) in [
+        ("master_key", &now.master),
+        ("self_signing_key", &now.self_signing),
+    ] {
+        if let Some(key) = key {
+            let _ = write!(edu, "\"{name}\":{key},");
+        }
+    }
+    edu.push_str("\"user_id\":");
+    push_string(&mut edu, user);
+    edu.push_str("},\"edu_type\":");
+    push_string(&mut edu, edu_type);
+    edu.push('}');
     edu
 }

@@ -154,6 +154,12 @@ tables! {
     FALLBACK_KEYS = "fallback_keys": (UserNid, String, String) => FallbackKeyRow, Point;
     /// What a device is told of its keys.
     KEY_COUNTS = "key_counts": (UserNid, String) => KeyCountsRow, Point;
+    /// The cross-signing keys of local users by their usage, with what the users' own keys have signed of them, as JSON.
+    CROSS_SIGNING_KEYS = "cross_signing_keys": (UserNid, String) => String, Point;
+    /// What a local user, named second, has signed of another one's master key; nobody else sees it.
+    USER_SIGNATURES = "user_signatures": (UserNid, UserNid) => UserSignatureRow, Point;
+    /// Whose keys look new to a local user since then, and to nobody else: by that user's own doing.
+    PRIVATE_KEY_CHANGES = "private_key_changes": (UserNid, Position) => (UserNid,), Sequential;
     /// When the devices of a user, their names or their keys last changed.
     DEVICE_LISTS = "device_lists": (UserNid,) => (Position,), Point;
     /// The same in the order of these changes.

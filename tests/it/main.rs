@@ -13,6 +13,7 @@ mod codings;
 mod coming_and_going;
 mod concurrency;
 mod creation;
+mod cross_signing;
 mod device_keys;
 mod device_lists;
 mod devices;

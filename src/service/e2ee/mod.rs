@@ -1,8 +1,10 @@
 //! What the node does so that users can encrypt from end to end: it carries messages and keys of devices, and reads
 //! nothing of what they say.
 
+mod cross_signing;
 mod keys;
 mod lists;
+mod signatures;
 mod to_device;
 
 use std::sync::Arc;
@@ -10,7 +12,10 @@ use std::sync::Arc;
 use ruma::ServerName;
 
 pub use self::{
+    cross_signing::SigningKeys,
     keys::{Claimed, Keys, MOST_ASKED, Named, OfDevices, Upload},
+    lists::Kept,
+    signatures::Failures,
     to_device::{Pending, ToDevice},
 };
 use super::accounts::Accounts;

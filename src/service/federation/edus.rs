@@ -104,7 +104,11 @@ impl Federation {
             let (encryption, content) = (&self.0.encryption, edu.content.get());
             let received = match edu.edu_type.as_str() {
                 "m.direct_to_device" => encryption.receive_to_device(origin, content),
-                "m.device_list_update" => encryption.receive_update(origin, content),
+                name @ ("m.device_list_update"
+                | "m.signing_key_update"
+                | "org.matrix.signing_key_update") => {
+                    encryption.receive_update(origin, (name, content))
+                }
                 _ => continue,
             };
             safe = safe.max(received?);
