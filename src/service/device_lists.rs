@@ -18,7 +18,8 @@ use crate::{
         Batch, Members, View,
         notify::Kinds,
         schema::{
-            DEVICE_LIST_CHANGES, DEVICE_LISTS, LASTING_EDUS, ROOM_MEMBERS, ROOM_SERVERS, USER_ROOMS,
+            DEVICE_KEYS, DEVICE_LIST_CHANGES, DEVICE_LISTS, DEVICES, LASTING_EDUS, ROOM_MEMBERS,
+            ROOM_SERVERS, USER_ROOMS,
         },
     },
 };
@@ -143,6 +144,32 @@ impl DeviceListChange {
         DEVICE_LISTS.put(batch, &(self.user,), &(position,));
         batch.touch_many(position, self.users, Kinds::DEVICES);
     }
+}
+
+/// How many devices of a user a server is told at first. What it is told has nothing before it, so that it looks at the
+/// whole list sooner or later.
+const MOST_INTRODUCED: usize = 20;
+
+/// The messages by which a server gets to know the devices of a local user, to be made and written while devices stand
+/// still. They say how the list is now, and count as no change of it.
+///
+/// # Errors
+/// When the store fails.
+pub(super) fn introduction(view: &View, user: UserNid) -> Result<Vec<String>> {
+    let name = view.store().user_id(user)?;
+    let version = DEVICE_LISTS.get(view, &(user,))?;
+    let version = version.map_or(Position(0), |(position,)| position);
+    let mut edus = Vec::new();
+    for row in DEVICES.scan(view, &(user,)).take(MOST_INTRODUCED) {
+        let ((_, device), row) = row?;
+        let keys = DEVICE_KEYS.get(view, &(user, device.as_str()))?;
+        let now = DeviceNow {
+            device,
+            known: Some((row.display_name, keys)),
+        };
+        edus.push(edu(name.as_str(), &now, version, None));
+    }
+    Ok(edus)
 }
 
 /// `m.device_list_update`.

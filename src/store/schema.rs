@@ -177,6 +177,9 @@ tables! {
     /// Messages that another server must get however long it takes, as ready-made EDUs: those to devices, and that
     /// devices have changed.
     LASTING_EDUS = "lasting_edus": (ServerNid, Position) => String, Sequential;
+    /// Who has come into a room so that users here and servers there have met, of whom the servers may not know the
+    /// devices: when, where, and the user. Gone when the servers were told, or nobody was new to anybody.
+    INTRODUCTIONS = "introductions": (Position, RoomNid, UserNid) => (), Sequential;
     /// Which messages to devices have come from another server, by their ids: when, in milliseconds since the epoch.
     RECEIVED_TO_DEVICE = "received_to_device": (ServerNid, String) => (u64,), Point;
     /// The newest document with which each of these servers published its keys.

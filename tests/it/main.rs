@@ -27,6 +27,7 @@ mod frame;
 mod handshakes;
 mod hostile;
 mod hosts;
+mod introductions;
 mod joining;
 mod keys;
 mod knocking_and_inviting;

@@ -41,6 +41,7 @@ struct Update {
     user_id: OwnedUserId,
     master_key: Option<Box<RawValue>>,
     self_signing_key: Option<Box<RawValue>>,
+    stream_id: Option<Box<RawValue>>,
 }
 
 /// The keys of a user of another server.
@@ -179,7 +180,8 @@ impl Encryption {
     }
 
     /// Takes note that devices or cross-signing keys of a user of another server have changed; says from when on that is
-    /// safe.
+    /// safe. `noted` holds of whom the same transaction has said so before: it was sent after all that it tells, and so is
+    /// whatever was fetched since.
     ///
     /// # Errors
     /// When the store fails.
@@ -187,6 +189,7 @@ impl Encryption {
         &self,
         origin: &ServerName,
         (edu_type, content): (&str, &str),
+        noted: &mut BTreeSet<UserNid>,
     ) -> Result<Option<Position>> {
         let Ok(update) = serde_json::from_str::<Update>(content) else {
             return Ok(None);
@@ -198,9 +201,17 @@ impl Encryption {
         let Some(user) = self.store.find_user(&update.user_id)? else {
             return Ok(None);
         };
+        if noted.contains(&user) {
+            return Ok(None);
+        }
         let _still = self.accounts.still();
         let view = self.store.latest();
         if self.shared_since(&view, user)?.is_none() {
+            return Ok(None);
+        }
+        // A device of a user who has never had keys, as we tell it.
+        let has_list = update.stream_id.is_none_or(|id| id.get() != "0");
+        if !has_list && !REMOTE_KEYS.contains(&view, &(user,))? {
             return Ok(None);
         }
         // It comes under two names.
@@ -220,6 +231,7 @@ impl Encryption {
             change.write(batch, &[], None);
             Ok(())
         })?;
+        noted.insert(user);
         Ok(Some(committed.position))
     }
 

@@ -5,7 +5,10 @@
 //! is ignored. Most of these messages are short-lived: one that is lost does no harm that the next one does not mend.
 //! Those to devices come only once, so the sender is not told that they have come before they are safe.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use ruma::{
     OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, ServerName, UserId,
@@ -96,7 +99,7 @@ impl Federation {
         origin: &ServerName,
         edus: &[Box<RawValue>],
     ) -> Result<Option<Position>> {
-        let mut safe = None;
+        let (mut safe, mut noted) = (None, BTreeSet::new());
         for edu in edus {
             let Ok(edu) = serde_json::from_str::<Edu<'_>>(edu.get()) else {
                 continue;
@@ -107,7 +110,7 @@ impl Federation {
                 name @ ("m.device_list_update"
                 | "m.signing_key_update"
                 | "org.matrix.signing_key_update") => {
-                    encryption.receive_update(origin, (name, content))
+                    encryption.receive_update(origin, (name, content), &mut noted)
                 }
                 _ => continue,
             };
