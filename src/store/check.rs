@@ -56,7 +56,7 @@ impl Store {
         check.federation(&mut say)?;
         check.encryption(&mut say)?;
         check.delayed(&mut say)?;
-        check.threads(&mut say)?;
+        check.thread_subscriptions(&mut say)?;
         check.server_keys(&mut say)?;
         // Any value will do in these two, as long as it can be read.
         check.rows(&META, &mut say, |_, _, _| Ok(()))?;

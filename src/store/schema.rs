@@ -161,6 +161,12 @@ tables! {
     FALLBACK_KEYS = "fallback_keys": (UserNid, String, String) => FallbackKeyRow, Point;
     /// What a device is told of its keys.
     KEY_COUNTS = "key_counts": (UserNid, String) => KeyCountsRow, Point;
+    /// The cross-signing keys of local users by their usage, with what the users' own keys have signed of them, as JSON.
+    CROSS_SIGNING_KEYS = "cross_signing_keys": (UserNid, String) => String, Point;
+    /// What a local user, named second, has signed of another one's master key; nobody else sees it.
+    USER_SIGNATURES = "user_signatures": (UserNid, UserNid) => UserSignatureRow, Point;
+    /// Whose keys look new to a local user since then, and to nobody else: by that user's own doing.
+    PRIVATE_KEY_CHANGES = "private_key_changes": (UserNid, Position) => (UserNid,), Sequential;
     /// When the devices of a user, their names or their keys last changed.
     DEVICE_LISTS = "device_lists": (UserNid,) => (Position,), Point;
     /// The same in the order of these changes.
@@ -192,6 +198,9 @@ tables! {
     /// Messages that another server must get however long it takes, as ready-made EDUs: those to devices, and that
     /// devices have changed.
     LASTING_EDUS = "lasting_edus": (ServerNid, Position) => String, Sequential;
+    /// Who has come into a room so that users here and servers there have met, of whom the servers may not know the
+    /// devices: when, where, and the user. Gone when the servers were told, or nobody was new to anybody.
+    INTRODUCTIONS = "introductions": (Position, RoomNid, UserNid) => (), Sequential;
     /// Which messages to devices have come from another server, by their ids: when, in milliseconds since the epoch.
     RECEIVED_TO_DEVICE = "received_to_device": (ServerNid, String) => (u64,), Point;
     /// The newest document with which each of these servers published its keys.

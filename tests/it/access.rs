@@ -100,6 +100,8 @@ guests    POST   r0,v3                            keys/upload
 guests    POST   r0,v3                            keys/query
 guests    POST   r0,v3                            keys/claim
 users     GET    r0,v3                            keys/changes
+users     POST   unstable,v3                      keys/device_signing/upload
+users     POST   unstable,v3                      keys/signatures/upload
 guests    PUT    r0,v3                            sendToDevice/{event_type}/{txn_id}
 
 users     GET    unstable,r0,v3                   room_keys/version

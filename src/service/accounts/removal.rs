@@ -118,7 +118,7 @@ impl Removal {
             FALLBACK_KEYS.delete(batch, key);
         }
         if let Some(change) = self.change.take() {
-            change.write(batch, &self.known);
+            change.write(batch, &self.known, None);
         }
         if !self.devices.is_empty() {
             let position = batch.position();

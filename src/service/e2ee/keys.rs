@@ -41,7 +41,7 @@ const MOST_FALLBACK_KEYS: usize = 10;
 
 /// The longest key with its signatures, and the longest set of identity keys, in bytes.
 const LONGEST_KEY: usize = 8 << 10;
-const LONGEST_KEYS: usize = 64 << 10;
+pub(super) const LONGEST_KEYS: usize = 64 << 10;
 
 /// The longest id of a key, in bytes.
 const LONGEST_ID: usize = 255;
@@ -71,6 +71,15 @@ pub struct Upload {
 pub struct Keys {
     /// Of devices.
     pub device_keys: OfDevices<Box<RawValue>>,
+    /// The keys that stand for the users.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub master_keys: BTreeMap<OwnedUserId, Box<RawValue>>,
+    /// Those that sign the users' devices.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub self_signing_keys: BTreeMap<OwnedUserId, Box<RawValue>>,
+    /// The one that signs the master keys of others, of the one who asks.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub user_signing_keys: BTreeMap<OwnedUserId, Box<RawValue>>,
     /// By server, why it did not answer.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub failures: BTreeMap<String, serde_json::Value>,
@@ -153,7 +162,7 @@ impl Encryption {
             let committed = self.store.commit(|batch| {
                 uploading.write(batch);
                 if let Some((change, now)) = change {
-                    change.write(batch, &[now]);
+                    change.write(batch, &[now], None);
                 }
                 Ok(())
             })?;
@@ -299,10 +308,15 @@ impl Uploading {
         fallback: Vec<(String, DeviceKeyRow)>,
     ) -> Result<()> {
         let key = (self.user, self.device.as_str());
-        self.device_keys = match DEVICE_KEYS.get(view, &key)? {
-            before if before == device_keys => None,
-            _ => device_keys,
-        };
+        if let Some(new) = device_keys {
+            let before = DEVICE_KEYS.get(view, &key)?;
+            // What the user has signed of them with the self-signing key stays.
+            let new = match &before {
+                Some(before) => device_keys::with_signatures_of(new, before),
+                None => new,
+            };
+            self.device_keys = Some(new).filter(|new| before.as_ref() != Some(new));
+        }
         for (algorithm, row) in one_time {
             let id = (self.user, self.device.as_str(), row.id.as_str());
             if let Some((position,)) = ONE_TIME_KEY_IDS.get(view, &id)? {
@@ -452,13 +466,17 @@ fn checked(keys: &RawValue, user: &UserId, device: &str) -> Result<String> {
     }
     device_keys::own_keys(keys.get(), user, device).map_err(|bad| match bad {
         BadKeys::Malformed(_) => Error::bad_json(bad.to_string()),
-        BadKeys::OfAnother => Error::invalid_param(bad.to_string()),
-        BadKeys::Forged(_) => Error::api(
-            StatusCode::BAD_REQUEST,
-            "M_INVALID_SIGNATURE",
-            bad.to_string(),
-        ),
+        BadKeys::OfAnother | BadKeys::Forged(_) => refused(&bad),
     })
+}
+
+/// What is wrong with keys, as clients are told.
+pub(super) fn refused(bad: &BadKeys) -> Error {
+    let errcode = match bad {
+        BadKeys::Malformed(_) | BadKeys::OfAnother => "M_INVALID_PARAM",
+        BadKeys::Forged(_) => "M_INVALID_SIGNATURE",
+    };
+    Error::api(StatusCode::BAD_REQUEST, errcode, bad.to_string())
 }
 
 /// The algorithm and the row of each.

@@ -2,9 +2,11 @@
 //! nothing of what they say.
 
 mod backup;
+mod cross_signing;
 mod dehydrated;
 mod keys;
 mod lists;
+mod signatures;
 mod to_device;
 
 use std::sync::Arc;
@@ -13,8 +15,11 @@ use ruma::ServerName;
 
 pub use self::{
     backup::{Backup, BackupKeys, Part},
+    cross_signing::SigningKeys,
     dehydrated::NewDehydrated,
     keys::{Claimed, Keys, MOST_ASKED, Named, OfDevices, Upload},
+    lists::Kept,
+    signatures::Failures,
     to_device::{Pending, ToDevice},
 };
 use super::accounts::Accounts;

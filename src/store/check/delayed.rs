@@ -13,7 +13,7 @@ use crate::store::{
 
 impl Check<'_> {
     /// Each is in the order of changes once, and where it says.
-    pub(super) fn threads(&self, say: &mut dyn FnMut(Complaint)) -> Result<()> {
+    pub(super) fn thread_subscriptions(&self, say: &mut dyn FnMut(Complaint)) -> Result<()> {
         self.rows(&THREAD_SUBSCRIPTIONS, say, |say, (user, root), row| {
             let change = THREAD_SUBSCRIPTION_CHANGES.get(&self.view, &(user, row.position))?;
             if change != Some((root,)) {

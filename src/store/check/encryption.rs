@@ -1,6 +1,6 @@
 //! The laws of what the node carries from device to device.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::de::IgnoredAny;
 
@@ -10,10 +10,11 @@ use crate::{
     store::{
         Result,
         schema::{
-            BACKUP_KEYS, DEHYDRATED_DEVICES, DEVICE_KEYS, DEVICE_LIST_CHANGES, DEVICE_LISTS,
-            DEVICES, FALLBACK_KEYS, KEY_BACKUPS, KEY_COUNTS, LASTING_EDUS, MEMBER_CHANGES,
-            ONE_TIME_KEY_IDS, ONE_TIME_KEYS, RECEIVED_TO_DEVICE, REMOTE_KEYS, ROOM_MEMBERS,
-            SENT_TO_DEVICE, SERVER_NAMES, TO_DEVICE, USER_IDS,
+            BACKUP_KEYS, CROSS_SIGNING_KEYS, DEHYDRATED_DEVICES, DEVICE_KEYS, DEVICE_LIST_CHANGES,
+            DEVICE_LISTS, DEVICES, FALLBACK_KEYS, KEY_BACKUPS, KEY_COUNTS, LASTING_EDUS,
+            MEMBER_CHANGES, ONE_TIME_KEY_IDS, ONE_TIME_KEYS, PRIVATE_KEY_CHANGES,
+            RECEIVED_TO_DEVICE, REMOTE_KEYS, ROOM_MEMBERS, SENT_TO_DEVICE, SERVER_NAMES, TO_DEVICE,
+            USER_IDS, USER_SIGNATURES,
         },
     },
 };
@@ -48,6 +49,7 @@ impl Check<'_> {
             self.has_name(say, server)
         })?;
         self.device_keys(say)?;
+        self.cross_signing(say)?;
         self.device_lists(say)?;
         self.backups(say)?;
         self.rows(&DEHYDRATED_DEVICES, say, |say, (user,), row| {
@@ -171,6 +173,44 @@ impl Check<'_> {
             ));
         }
         Ok(())
+    }
+
+    /// Keys and signatures are of users whose names are known, and each change is told once.
+    fn cross_signing(&self, say: &mut dyn FnMut(Complaint)) -> Result<()> {
+        self.rows(&CROSS_SIGNING_KEYS, say, |say, (user, usage), json| {
+            let is_known = ["master", "self_signing", "user_signing"].contains(&&*usage);
+            if !is_known || serde_json::from_str::<IgnoredAny>(&json).is_err() {
+                say(format!("the {usage} key of user {user} is none"));
+            }
+            if usage != "master" && !CROSS_SIGNING_KEYS.contains(&self.view, &(user, "master"))? {
+                say(format!("user {user} has a {usage} key but no master key"));
+            }
+            self.account(say, user, "a cross-signing key")
+        })?;
+        self.rows(&USER_SIGNATURES, say, |say, (whose, user), _| {
+            if !USER_IDS.contains(&self.view, &(whose,))? {
+                say(format!("user {user} has signed a key of nobody"));
+            }
+            self.account(say, user, "a signature")
+        })?;
+        let mut told = BTreeSet::new();
+        self.rows(
+            &PRIVATE_KEY_CHANGES,
+            say,
+            |say, (user, position), (whose,)| {
+                if !told.insert((user, whose)) {
+                    say(format!(
+                        "user {user} is told twice that the keys of user {whose} have changed"
+                    ));
+                }
+                if position > self.view.position() {
+                    say(format!(
+                        "user {user} is told of keys of {position}, which has not come yet"
+                    ));
+                }
+                self.account(say, user, "a change of keys")
+            },
+        )
     }
 
     fn device_lists(&self, say: &mut dyn FnMut(Complaint)) -> Result<()> {

@@ -19,8 +19,8 @@ use crate::{
         notify::Kinds,
         schema::{
             AUTH_EDGES, CURRENT_STATE, EVENT_NIDS, EVENTS, EXTRA_TARGETS, EventList, EventRow,
-            Facts, LOCAL_EVENTS, MEMBER_CHANGES, MemberRow, RELATIONS, ROOM_MEMBERS, RelationRow,
-            THREADS, TIMELINE, TRANSACTIONS, TransactionRow, USER_ROOMS, WAITING,
+            Facts, INTRODUCTIONS, LOCAL_EVENTS, MEMBER_CHANGES, MemberRow, RELATIONS, ROOM_MEMBERS,
+            RelationRow, THREADS, TIMELINE, TRANSACTIONS, TransactionRow, USER_ROOMS, WAITING,
         },
     },
 };
@@ -283,7 +283,16 @@ pub(in crate::service::rooms) fn put_member(
     }
     .after(&before, &member.after);
     (head.row.joined, head.row.invited) = (counts.joined, counts.invited);
+    let knew_server = head.servers.contains_key(&member.server);
     servers::count(&mut head.servers, batch, position, head.nid, member);
+    let is_meeting = if member.is_local {
+        head.servers.len() > 1
+    } else {
+        !knew_server && !head.members.is_empty()
+    };
+    if is_meeting && row.membership == MembershipState::Join && row.since == position {
+        INTRODUCTIONS.put(batch, &(position, head.nid, member.user), &());
+    }
     if member.is_local {
         batch.touch_user(
             position,
