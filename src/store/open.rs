@@ -33,7 +33,7 @@ use super::{
 use crate::protocol::ids::Position;
 
 /// Raised with every change that older programs could not read, or would break by writing.
-const SCHEMA_VERSION: u64 = 2;
+const SCHEMA_VERSION: u64 = 3;
 
 /// When an acknowledged write is safe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

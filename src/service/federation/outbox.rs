@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    protocol::ids::{Position, RoomNid, ServerNid, UserNid},
+    protocol::ids::{EventNid, Position, RoomNid, ServerNid, UserNid},
     store::{
         View,
         outgoing::Note,
@@ -148,20 +148,21 @@ impl Outbox {
         let now = self.parts.clock.instant();
         let mut servers: HashMap<RoomNid, Vec<(Arc<Destination>, Position)>> = HashMap::new();
         for (position, note) in notes {
-            let (room, what) = match &note {
-                Note::Event { room } | Note::Typing { room, .. } => (*room, What::Event),
-                Note::Receipt { room } => (*room, What::Receipt),
-                Note::Extra { .. } | Note::Lasting { .. } => {
-                    let (server, room, what) = match &note {
-                        Note::Extra { server, room } => (server, *room, What::Extra),
-                        Note::Lasting { server } => (server, RoomNid::default(), What::Lasting),
-                        _ => continue,
+            let (room, event, what) = match &note {
+                Note::Event { room, event } => (*room, *event, What::Event),
+                Note::Typing { room, .. } => (*room, EventNid::default(), What::Event),
+                Note::Receipt { room } => (*room, EventNid::default(), What::Receipt),
+                Note::Extra { server, .. } | Note::Lasting { server } => {
+                    let (room, event, what) = match &note {
+                        Note::Extra { room, event, .. } => (*room, *event, What::Extra),
+                        _ => (RoomNid::default(), EventNid::default(), What::Lasting),
                     };
                     if let Some(destination) = self.destination(*server)?
                         && destination.push(
                             Item {
                                 position,
                                 room,
+                                event,
                                 what,
                             },
                             now,
@@ -204,6 +205,7 @@ impl Outbox {
                         Item {
                             position,
                             room,
+                            event,
                             what,
                         },
                         now,
