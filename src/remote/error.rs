@@ -125,6 +125,18 @@ impl Kind {
             | Self::BadAnswer(_) => true,
         }
     }
+
+    /// Whether nothing came back, be it the server or the way to it that is down.
+    pub fn is_silence(&self) -> bool {
+        matches!(
+            self,
+            Self::Name(_)
+                | Self::Connect { .. }
+                | Self::Tls(_)
+                | Self::Timeout(_)
+                | Self::Broken(_)
+        )
+    }
 }
 
 impl Error {

@@ -163,11 +163,13 @@ impl Services {
             told_rooms: federation::ToldRooms::default(),
             handshakes: Handshakes::new(limits.clone()),
             inbox: federation::Inbox::open(&store)?,
+            silent: federation::Silent::default(),
             tasks: tasks.clone(),
             stop: stop.clone(),
         });
         let lifecycle = Lifecycle::new(
             store.clone(),
+            clock.clone(),
             rooms.clone(),
             accounts.clone(),
             federation.clone(),

@@ -7,6 +7,7 @@ mod access;
 mod account_data;
 mod account_management;
 mod aliases;
+mod away;
 mod backfill;
 mod by_time;
 mod codings;

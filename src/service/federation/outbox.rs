@@ -89,6 +89,7 @@ impl Federation {
     /// A server has proven that it is there, so what waits for it is tried at once, and so is what has come from it and
     /// lacks something.
     pub fn heard_from(&self, server: &ServerName) {
+        self.0.silent.heard(server);
         let outbox = &self.1;
         let Ok(Some(nid)) = outbox.parts.store.find_server(server) else {
             return;
