@@ -31,7 +31,11 @@ impl Scene {
         let node = TestServer::new();
         let alice = node.register("alice").await;
         let judge = Neighbour::new(&node.lan, "policy.example", 2);
-        judge.answers("/_matrix/federation/v1/send", StatusCode::OK, "{\"pdus\":{}}");
+        judge.answers(
+            "/_matrix/federation/v1/send",
+            StatusCode::OK,
+            "{\"pdus\":{}}",
+        );
         judge.answers(SIGN, StatusCode::IM_A_TEAPOT, "");
         let mut judged = Vec::new();
         for _ in 0..rooms {
@@ -53,7 +57,10 @@ impl Scene {
     }
 
     /// What comes of a request, and how long it took.
-    async fn timed(&self, what: impl Future<Output = Answer> + Send + 'static) -> (Answer, Duration) {
+    async fn timed(
+        &self,
+        what: impl Future<Output = Answer> + Send + 'static,
+    ) -> (Answer, Duration) {
         let (clock, tasks): (&Clock, _) = (&self.node.clock, TaskTracker::new());
         let before = clock.instant();
         let task = tasks.spawn(what);

@@ -71,7 +71,10 @@ fn fresh_store() -> TempDir {
         let files = fs::read_dir(empty.path().join("store")).expect("it was made");
         let read = files.map(|file| {
             let file = file.expect("it was made");
-            (file.file_name(), fs::read(file.path()).expect("it is readable"))
+            (
+                file.file_name(),
+                fs::read(file.path()).expect("it is readable"),
+            )
         });
         read.collect()
     });

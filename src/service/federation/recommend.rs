@@ -78,7 +78,9 @@ impl Silent {
     fn note(&self, error: &remote::Error, now: Instant) {
         let before = self.0.get(&error.server);
         let silence = Silence {
-            questions: before.map_or(0, |before| before.questions).saturating_add(1),
+            questions: before
+                .map_or(0, |before| before.questions)
+                .saturating_add(1),
             since: now,
             error: error.clone(),
         };

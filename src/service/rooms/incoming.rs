@@ -22,10 +22,7 @@ use crate::{
         ids::{EventNid, Position},
         ingest::{Need, Pdu, Verdict},
     },
-    store::{
-        Batch,
-        schema::ROOM_HEADS,
-    },
+    store::{Batch, schema::ROOM_HEADS},
 };
 
 /// How the state before an event is found.
