@@ -21,9 +21,12 @@ async fn wants_a_state(
     between: &mut Vec<Value>,
 ) -> Event {
     theirs.say(peer, user, "never told");
+    let lowest = theirs.say(peer, user, "lowest");
     let first = theirs.say(peer, user, "first");
     let last = theirs.say(peer, user, "last");
     between.push(pdu(&first));
+    let answer = told("pdus", &[pdu(&lowest)]);
+    peer.answers(&format!("{V1}/event/"), StatusCode::OK, answer);
     let path = format!("{V1}/get_missing_events");
     peer.answers(&path, StatusCode::OK, told("events", between));
     ok(peer.push(server, &id(&last)[1..], &[pdu(&last)]).await);
