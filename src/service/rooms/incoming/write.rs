@@ -153,10 +153,10 @@ pub(super) fn write(head: &mut RoomHead, batch: &mut Batch<'_>, plan: Plan) -> W
                 put_told_apart(batch, head, (position, named), change);
             }
         }
-        if let Some(Own { transaction, at }) = own {
-            if let Some(transaction) = transaction {
-                put_transaction(batch, head, (nid, sender), &transaction, at);
-            }
+        if let Some(Own { transaction, at }) = own
+            && let Some(transaction) = transaction
+        {
+            put_transaction(batch, head, (nid, sender), &transaction, at);
         }
         if !is_straight {
             head.row.straight_from = order;
