@@ -108,6 +108,8 @@ tables! {
     // -- Relations and reading ------------------------------------------------------------------------------------
     /// Events by the event that they relate to: parent, relation type, order. A redacted event relates to nothing.
     RELATIONS = "relations": (EventNid, String, i64) => RelationRow, Sequential;
+    /// The threads of a room by the order of their newest reply: room, order, root. One that has been overtaken may be left.
+    THREADS = "threads": (RoomNid, i64, EventNid) => (), Sequential;
     /// Receipts in the order in which they were given.
     RECEIPTS = "receipts": (RoomNid, Position) => ReceiptRow, Sequential;
     /// The newest receipt of a user in a room by receipt type and thread.

@@ -156,6 +156,7 @@ guests    PUT    r0,v3                            rooms/{room_id}/redact/{event_
 guests    GET    unstable,v1                      rooms/{room_id}/relations/{event_id}
 guests    GET    unstable,v1                      rooms/{room_id}/relations/{event_id}/{rel_type}
 guests    GET    unstable,v1                      rooms/{room_id}/relations/{event_id}/{rel_type}/{event_type}
+guests    GET    unstable/org.matrix.msc3856,v1   rooms/{room_id}/threads
 guests    PUT    r0,v3                            rooms/{room_id}/send/{event_type}/{txn_id}
 guests    GET    r0,v3                            rooms/{room_id}/state
 guests    GET    v3                               rooms/{room_id}/state/{event_type}

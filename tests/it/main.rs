@@ -64,6 +64,7 @@ mod strange_ids;
 mod stream;
 mod syncing;
 mod third_party;
+mod threads;
 mod to_device;
 mod transactions;
 mod two_nodes;

@@ -20,6 +20,7 @@ mod state;
 mod summary;
 #[cfg(test)]
 pub(crate) mod testing;
+mod threads;
 mod timeline;
 mod unplaced;
 mod visibility;
