@@ -108,8 +108,8 @@ mod tests {
 
     type Piece = Result<Frame<Bytes>, Infallible>;
 
-    fn piece(bytes: usize) -> Piece {
-        Ok(Frame::data(Bytes::from(vec![b'x'; bytes])))
+    fn piece(bytes: usize) -> Frame<Bytes> {
+        Frame::data(Bytes::from(vec![b'x'; bytes]))
     }
 
     /// So many pieces of so many bytes, each a second after the one before.
@@ -118,7 +118,7 @@ mod tests {
         each.then(move |_| async move {
             let never = std::future::pending::<()>();
             assert!(timeout(Duration::from_secs(1), never).await.is_err());
-            piece(bytes)
+            Ok(piece(bytes))
         })
     }
 
@@ -137,7 +137,7 @@ mod tests {
         assert_eq!(got(ROUND + second, pieces(1_000, 1)).await, slow);
         assert_eq!(got(day, pieces(1_000, 300)).await, Ok(300_000));
         // Nor may it begin well.
-        let start = stream::once(ready(piece(1 << 20)));
+        let start = stream::once(ready(Ok(piece(1 << 20))));
         let both = start.chain(pieces(1_000, 1));
         assert_eq!(got(2 * ROUND + second, both).await, slow);
     }
