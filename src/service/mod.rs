@@ -173,11 +173,13 @@ impl Services {
             told_rooms: federation::ToldRooms::default(),
             handshakes: Handshakes::new(limits.clone()),
             inbox: federation::Inbox::open(&store)?,
+            silent: federation::Silent::default(),
             tasks: tasks.clone(),
             stop: stop.clone(),
         });
         let lifecycle = Arc::new(Lifecycle::new(
             store.clone(),
+            clock.clone(),
             rooms.clone(),
             accounts.clone(),
             federation.clone(),

@@ -12,7 +12,7 @@ use super::{
         PUBLIC_ROOMS,
     },
 };
-use crate::protocol::ids::{Position, RoomNid, ServerNid, UserNid};
+use crate::protocol::ids::{EventNid, Position, RoomNid, ServerNid, UserNid};
 
 /// A set of users; copies share their nodes.
 pub type Members = imbl::HashSet<UserNid>;
@@ -138,12 +138,20 @@ impl<'s> Batch<'s> {
         if table == LOCAL_EVENTS.name
             && let Some((room, position)) = <(RoomNid, Position)>::decode(key)
         {
-            self.tell_servers(position, Note::Event { room });
+            let named = <Option<EventNid>>::from_bytes(value).flatten();
+            let event = named.unwrap_or(EventNid(position.0));
+            self.tell_servers(position, Note::Event { room, event });
         } else if table == EXTRA_TARGETS.name
             && let Some((server, position)) = <(ServerNid, Position)>::decode(key)
-            && let Some((room,)) = <(RoomNid,)>::from_bytes(value)
+            && let Some((room, named)) = <(RoomNid, Option<EventNid>)>::from_bytes(value)
         {
-            self.tell_servers(position, Note::Extra { server, room });
+            let event = named.unwrap_or(EventNid(position.0));
+            let note = Note::Extra {
+                server,
+                room,
+                event,
+            };
+            self.tell_servers(position, note);
         } else if table == LASTING_EDUS.name
             && let Some((server, position)) = <(ServerNid, Position)>::decode(key)
         {

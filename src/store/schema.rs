@@ -71,10 +71,11 @@ tables! {
     GAPS = "gaps": (RoomNid, i64) => GapRow, Point;
     /// Events that wait for the one that they redact or relate to: room, id of that event, the one that waits.
     WAITING = "waiting": (RoomNid, String, EventNid) => (), Sequential;
-    /// What this node has made and other servers are to be told: the position is the event's number.
-    LOCAL_EVENTS = "local_events": (RoomNid, Position) => (), Sequential;
+    /// What this node has made or taken on for others and other servers are to be told. The position is that of its place in
+    /// the room; the event is the one of that number, unless another is named, which was stored before it had a place.
+    LOCAL_EVENTS = "local_events": (RoomNid, Position) => Option<EventNid>, Sequential;
     /// The same for servers that are not in the room any more, or not yet.
-    EXTRA_TARGETS = "extra_targets": (ServerNid, Position) => (RoomNid,), Sequential;
+    EXTRA_TARGETS = "extra_targets": (ServerNid, Position) => (RoomNid, Option<EventNid>), Sequential;
     /// Servers that are in a room no more, by when the first of their users had come, and until when one was there: what
     /// was said meanwhile they are told all the same. Gone when they have been.
     LEFT_SERVERS = "left_servers": (ServerNid, RoomNid, Position) => (Position,), Sequential;

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    protocol::ids::{Position, RoomNid, ServerNid, UserNid},
+    protocol::ids::{EventNid, Position, RoomNid, ServerNid, UserNid},
     store::{
         View,
         outgoing::Note,
@@ -93,6 +93,7 @@ impl Federation {
     /// A server has proven that it is there, so what waits for it is tried at once, and so is what has come from it and
     /// lacks something.
     pub fn heard_from(&self, server: &ServerName) {
+        self.0.silent.heard(server);
         let outbox = &self.1;
         let Ok(Some(nid)) = outbox.parts.store.find_server(server) else {
             return;
@@ -153,20 +154,21 @@ impl Outbox {
         let now = self.parts.clock.instant();
         let mut servers: HashMap<RoomNid, Vec<(Arc<Destination>, Position)>> = HashMap::new();
         for (position, note) in notes {
-            let (room, what) = match &note {
-                Note::Event { room } | Note::Typing { room, .. } => (*room, What::Event),
-                Note::Receipt { room } => (*room, What::Receipt),
-                Note::Extra { .. } | Note::Lasting { .. } => {
-                    let (server, room, what) = match &note {
-                        Note::Extra { server, room } => (server, *room, What::Extra),
-                        Note::Lasting { server } => (server, RoomNid::default(), What::Lasting),
-                        _ => continue,
+            let (room, event, what) = match &note {
+                Note::Event { room, event } => (*room, *event, What::Event),
+                Note::Typing { room, .. } => (*room, EventNid::default(), What::Event),
+                Note::Receipt { room } => (*room, EventNid::default(), What::Receipt),
+                Note::Extra { server, .. } | Note::Lasting { server } => {
+                    let (room, event, what) = match &note {
+                        Note::Extra { room, event, .. } => (*room, *event, What::Extra),
+                        _ => (RoomNid::default(), EventNid::default(), What::Lasting),
                     };
                     if let Some(destination) = self.destination(*server)?
                         && destination.push(
                             Item {
                                 position,
                                 room,
+                                event,
                                 what,
                             },
                             now,
@@ -213,6 +215,7 @@ impl Outbox {
                         Item {
                             position,
                             room,
+                            event,
                             what,
                         },
                         now,

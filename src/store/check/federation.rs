@@ -105,8 +105,9 @@ impl Check<'_> {
     }
 
     fn outgoing(&self, say: &mut dyn FnMut(Complaint)) -> Result<()> {
-        self.rows(&LOCAL_EVENTS, say, |say, (room, position), ()| {
-            let row = EVENTS.get(&self.view, &(EventNid(position.0),))?;
+        self.rows(&LOCAL_EVENTS, say, |say, (room, position), named| {
+            let nid = named.unwrap_or(EventNid(position.0));
+            let row = EVENTS.get(&self.view, &(nid,))?;
             if row.is_none_or(|row| row.room != room) {
                 say(format!(
                     "room {room} has no event of its own at position {position}"
@@ -114,8 +115,9 @@ impl Check<'_> {
             }
             Ok(())
         })?;
-        self.rows(&EXTRA_TARGETS, say, |say, (server, position), (room,)| {
-            let row = EVENTS.get(&self.view, &(EventNid(position.0),))?;
+        self.rows(&EXTRA_TARGETS, say, |say, (server, position), (room, named)| {
+            let nid = named.unwrap_or(EventNid(position.0));
+            let row = EVENTS.get(&self.view, &(nid,))?;
             if row.is_none_or(|row| row.room != room) {
                 say(format!(
                     "server {server} is to be told of event {position}, which is not in room {room}"

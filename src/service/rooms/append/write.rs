@@ -87,10 +87,10 @@ pub(super) fn write(
                 kinds = kinds.and(Kinds::MEMBERSHIP);
             }
             put_current(batch, head, position, &change, Some(nid));
-            put_told_apart(batch, head, nid, &change);
+            put_told_apart(batch, head, (position, None), &change);
         }
         if was_shared || is_shared(head) {
-            LOCAL_EVENTS.put(batch, &(head.nid, position), &());
+            LOCAL_EVENTS.put(batch, &(head.nid, position), &None);
         }
         head.row.extremities = vec![(header.id.clone(), nid)];
         head.row.last = position;
@@ -138,17 +138,18 @@ pub(in crate::service::rooms) fn put_transaction(
     TRANSACTIONS.put(batch, &key, &row);
 }
 
-/// Sees to it that a server hears of a change of membership that has put it out of the room.
+/// Sees to it that a server hears of a change of membership that has put it out of the room: at this position, by the event
+/// of that number if no other is named.
 pub(in crate::service::rooms) fn put_told_apart(
     batch: &mut Batch<'_>,
     head: &RoomHead,
-    nid: EventNid,
+    (position, named): (Position, Option<EventNid>),
     change: &Change,
 ) {
     if let Some(member) = &change.member
         && is_told_apart(head, member)
     {
-        EXTRA_TARGETS.put(batch, &(member.server, Position(nid.0)), &(head.nid,));
+        EXTRA_TARGETS.put(batch, &(member.server, position), &(head.nid, named));
     }
 }
 
