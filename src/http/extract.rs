@@ -55,6 +55,8 @@ pub(super) struct Accepts {
     pub(super) guests: bool,
     /// The longest body, in bytes.
     pub(super) body: u64,
+    /// Whether it only reads, although it is no GET, so that it may end when its client goes away.
+    pub(super) only_reads: bool,
 }
 
 /// The longest body of most endpoints: many events in one, each of which may have 64 KiB.
@@ -65,6 +67,7 @@ impl Accepts {
     pub(super) const USUAL: Self = Self {
         guests: false,
         body: USUAL_BODY,
+        only_reads: false,
     };
 }
 

@@ -55,6 +55,7 @@ mod serving;
 mod several;
 mod shared_secret;
 mod short_lived;
+mod sliding;
 mod spaces;
 mod state;
 mod strange_ids;

@@ -30,6 +30,7 @@ const FEATURES: &[&str] = &[
     "uk.tcpip.msc4133.stable",
     "org.matrix.msc3874",
     "org.matrix.msc4222",
+    "org.matrix.simplified_msc3575",
 ];
 
 pub(super) fn routes(routes: Routes) -> Routes {

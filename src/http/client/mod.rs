@@ -18,6 +18,7 @@ mod registration;
 mod relations;
 mod send;
 mod session;
+mod sliding;
 mod spaces;
 mod state;
 mod sync;
@@ -50,5 +51,6 @@ pub(super) fn routes(routes: Routes) -> Routes {
     let routes = presence::routes(routes);
     let routes = to_device::routes(routes);
     let routes = keys::routes(routes);
+    let routes = sliding::routes(routes);
     sync::routes(routes)
 }

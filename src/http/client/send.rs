@@ -10,7 +10,7 @@ use ruma::{
 use crate::{
     error::Result,
     http::{
-        extract::{Accepts, Ruma, USUAL_BODY},
+        extract::{Accepts, Ruma},
         routes::Routes,
     },
     service::{Services, lifecycle::object},
@@ -19,7 +19,7 @@ use crate::{
 pub(super) fn routes(routes: Routes) -> Routes {
     let accepts = Accepts {
         guests: true,
-        body: USUAL_BODY,
+        ..Accepts::USUAL
     };
     let state = "/_matrix/client/v3/rooms/{room_id}/state/{event_type}";
     routes

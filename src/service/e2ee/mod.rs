@@ -11,7 +11,7 @@ use ruma::ServerName;
 
 pub use self::{
     keys::{Claimed, Keys, MOST_ASKED, Named, OfDevices, Upload},
-    to_device::{Pending, ToDevice},
+    to_device::{MOST_TOLD, Pending, ToDevice},
 };
 use super::accounts::Accounts;
 use crate::{

@@ -39,6 +39,20 @@ pub(super) struct Window {
     pub(super) summary_changed: bool,
 }
 
+impl Window {
+    /// None of the events before this place.
+    pub(super) const fn empty(before: i64) -> Self {
+        Self {
+            shown: Vec::new(),
+            unshown_state: Vec::new(),
+            limited: false,
+            split: false,
+            before,
+            summary_changed: false,
+        }
+    }
+}
+
 impl Sync {
     /// The newest events up to the place `upto` that the client does not know.
     pub(super) fn window(&self, part: &RoomPart<'_>, upto: i64) -> Result<Window> {
@@ -48,14 +62,7 @@ impl Sync {
             .limit
             .and_then(|limit| usize::try_from(limit).ok());
         let limit = asked.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT);
-        let mut window = Window {
-            shown: Vec::new(),
-            unshown_state: Vec::new(),
-            limited: false,
-            split: false,
-            before: upto,
-            summary_changed: false,
-        };
+        let mut window = Window::empty(upto);
         if part.known.is_some() && part.head.last.0 <= part.asking.since.map_or(0, |since| since.0)
         {
             return Ok(window);
