@@ -19,6 +19,9 @@ pub struct SyncToken {
     pub position: Position,
     /// Of those only the ones up to and with this earlier position were told: there were more than fit.
     pub messages: Option<Position>,
+    /// Some of what timelines told after this earlier position does not hold, as other branches had undone it: the state
+    /// that holds is to be told with the next sync.
+    pub unsettled: Option<Position>,
 }
 
 impl SyncToken {
@@ -28,6 +31,7 @@ impl SyncToken {
         Self {
             position,
             messages: None,
+            unsettled: None,
         }
     }
 
@@ -95,9 +99,10 @@ impl FromStr for SlidingToken {
 impl fmt::Display for SyncToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "s{}", self.position)?;
-        match self.messages {
-            Some(messages) => write!(f, "_{messages}"),
-            None => Ok(()),
+        match (self.messages, self.unsettled) {
+            (None, None) => Ok(()),
+            (Some(messages), None) => write!(f, "_{messages}"),
+            (_, Some(from)) => write!(f, "_{}_{from}", self.messages()),
         }
     }
 }
@@ -113,18 +118,23 @@ impl FromStr for SyncToken {
 
     fn from_str(text: &str) -> Result<Self, BadToken> {
         let text = text.strip_prefix('s').ok_or(BadToken)?;
-        let (position, messages) = match text.split_once('_') {
-            Some((position, messages)) => (position, Some(number::<u64>(messages)?)),
-            None => (text, None),
-        };
-        let position = number::<u64>(position)?;
+        let mut numbers = text.split('_').map(number::<u64>);
+        let position = numbers.next().ok_or(BadToken)??;
+        let messages = numbers.next().transpose()?;
+        let unsettled = numbers.next().transpose()?;
         // Positions are orders too, and those are signed.
-        if i64::try_from(position).is_err() || messages.is_some_and(|of| of >= position) {
+        if numbers.next().is_some()
+            || i64::try_from(position).is_err()
+            || messages.is_some_and(|of| of > position)
+            || (messages == Some(position) && unsettled.is_none())
+            || unsettled.is_some_and(|from| from >= position)
+        {
             return Err(BadToken);
         }
         Ok(Self {
             position: Position(position),
-            messages: messages.map(Position),
+            messages: messages.filter(|of| *of < position).map(Position),
+            unsettled: unsettled.map(Position),
         })
     }
 }
@@ -173,9 +183,12 @@ mod tests {
             let token = SyncToken::at(Position(position));
             prop_assert_eq!(token.to_string().parse(), Ok(token));
             prop_assert_eq!(token.to_string().parse(), Ok(PageToken(i64::try_from(position).expect("in range"))));
-            let cut = SyncToken { position: Position(position), messages: Some(Position(position / 2)) };
-            let read = if position > 0 { Ok(cut) } else { Err(BadToken) };
-            prop_assert_eq!(cut.to_string().parse(), read);
+            let earlier = Some(Position(position / 2));
+            for (messages, unsettled) in [(earlier, None), (None, earlier), (earlier, earlier)] {
+                let cut = SyncToken { position: Position(position), messages, unsettled };
+                let read = if position > 0 { Ok(cut) } else { Err(BadToken) };
+                prop_assert_eq!(cut.to_string().parse(), read);
+            }
             prop_assert_eq!(PageToken(order).to_string().parse(), Ok(PageToken(order)));
         }
 
@@ -221,7 +234,10 @@ mod tests {
             "s1_1",
             "s2_01",
             "s2_",
-            "s2_1_0",
+            "s2_1_2",
+            "s2_3_1",
+            "s2_1_0_0",
+            "s2__1",
             "t1.0",
             "s1\0",
             "s9223372036854775808",

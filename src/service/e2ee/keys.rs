@@ -3,7 +3,7 @@
 //! All of it is read, changed and written while devices stand still, so that no key is given twice; and nobody is given a
 //! key before it is safe that nobody else will be.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Bound};
 
 use http::StatusCode;
 use ruma::{OwnedUserId, UserId};
@@ -356,12 +356,19 @@ impl Claim {
         let Some(mut counts) = KEY_COUNTS.get(view, &(user, device))? else {
             return Ok(None);
         };
-        let oldest = ONE_TIME_KEYS.scan(view, &(user, device, algorithm)).next();
+        let behind = counts.given.get(algorithm).copied().unwrap_or_default();
+        let bounds = (
+            Bound::Excluded((user, device, algorithm, behind)),
+            Bound::Unbounded,
+        );
+        let mut keys = ONE_TIME_KEYS.range(view, &(user, device, algorithm), bounds);
+        let oldest = keys.next();
         let (key, at, is_news) = match oldest.transpose()? {
             Some(((_, _, _, position), key)) => {
                 if let Some(count) = counts.counts.get_mut(algorithm) {
                     *count = count.saturating_sub(1);
                 }
+                counts.given.insert(algorithm.to_owned(), position);
                 (key, Some(position), true)
             }
             None => match FALLBACK_KEYS.get(view, &(user, device, algorithm))? {

@@ -74,6 +74,11 @@ impl SyncRequest {
             state_after: None,
         }
     }
+
+    /// Behind which position lies what the last answer told and what did not hold.
+    fn unsettled(&self) -> Option<Position> {
+        self.since.and_then(|token| token.unsettled)
+    }
 }
 
 /// Tells clients what has happened.
@@ -200,11 +205,16 @@ impl Sync {
         let rest = request.since.and_then(|token| token.messages);
         let changes = match since {
             Some(_) if request.full_state => Changes::Unknown,
-            Some(since) => match live.changes(since, view.position()) {
-                // Something is left that did not fit into the answer before.
-                Changes::None if rest.is_some() => Changes::Some([(None, Kinds::DEVICES)].into()),
-                changes => changes,
-            },
+            // What an earlier answer owes is found among what had changed before it.
+            Some(since) => {
+                match live.changes(request.unsettled().unwrap_or(since), view.position()) {
+                    // Something is left that did not fit into the answer before.
+                    Changes::None if rest.is_some() => {
+                        Changes::Some([(None, Kinds::DEVICES)].into())
+                    }
+                    changes => changes,
+                }
+            }
             None => Changes::Unknown,
         };
         Range {

@@ -41,6 +41,7 @@ impl Sync {
         part: &RoomPart<'_>,
         window: &Window,
         upto: i64,
+        owed: &[StateKeyNid],
     ) -> Result<String> {
         let filter = &part.asking.request.filter.room;
         let lazy = filter.state.lazy_load_members || filter.timeline.lazy_load_members;
@@ -51,6 +52,7 @@ impl Sync {
             && is_told_by_timeline
             && window.shown.is_empty()
             && window.unshown_state.is_empty()
+            && owed.is_empty()
         {
             return Ok(String::new());
         }
@@ -72,6 +74,10 @@ impl Sync {
         };
         let in_timeline: HashSet<EventNid> =
             window.shown.iter().map(|seen| seen.stored.nid).collect();
+        if !owed.is_empty() {
+            let state = self.store.state(end)?;
+            wanted.extend(owed.iter().filter_map(|key| state.get(key)));
+        }
         if !after {
             // What the filter kept out of the timeline would be lost, so it is told here if it still holds.
             let state = self.store.state(end)?;

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, ops::Bound, sync::Arc};
 
-use ruma::events::TimelineEventType;
+use ruma::events::{TimelineEventType, room::member::MembershipState};
 
 use super::{Sync, v3::RoomPart};
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
     protocol::{
         filter::{EventFormat, RoomEventFilter},
         format::{self, Shape},
-        ids::EventNid,
+        ids::{EventNid, StateKeyNid},
     },
     service::rooms::{Seen, Stored},
     store::{self, schema::TIMELINE},
@@ -37,6 +37,8 @@ pub(super) struct Window {
     pub(super) before: i64,
     /// Whether what the room is called by, or who is in it, changed.
     pub(super) summary_changed: bool,
+    /// What is set by state events of the window that another branch of the room has undone.
+    pub(super) undone: Vec<StateKeyNid>,
 }
 
 impl Window {
@@ -49,6 +51,7 @@ impl Window {
             split: false,
             before,
             summary_changed: false,
+            undone: Vec::new(),
         }
     }
 }
@@ -63,8 +66,8 @@ impl Sync {
             .and_then(|limit| usize::try_from(limit).ok());
         let limit = asked.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT);
         let mut window = Window::empty(upto);
-        if part.known.is_some() && part.head.last.0 <= part.asking.since.map_or(0, |since| since.0)
-        {
+        let newest = i64::try_from(part.head.last.0).unwrap_or(i64::MAX);
+        if part.known.is_some_and(|known| newest <= known) {
             return Ok(window);
         }
         // What lies beyond a gap does not come right before what lies above it.
@@ -112,7 +115,7 @@ impl Sync {
         window.limited |= gap.is_some() || (part.known.is_none() && part.asking.since.is_some());
         window.shown.reverse();
         if window.split {
-            self.cut_what_was_undone(part, &mut window, upto)?;
+            self.find_what_was_undone(part, &mut window, upto)?;
         }
         if window.limited || window.split {
             // Whose changes lie in the gap is not worth finding out.
@@ -123,11 +126,13 @@ impl Sync {
 }
 
 impl Sync {
-    /// Lets the timeline begin after the last state event that another branch of the room has undone.
+    /// Notes what holds instead of state events that another branch of the room has undone.
     ///
-    /// A client takes the state from the timeline as it comes, and would stay with what does not hold. So it is told of a
-    /// gap instead, in which it finds the event as a thing of the past.
-    fn cut_what_was_undone(
+    /// A client takes the state from the timeline as it comes, and would stay with what does not hold. In a room that the
+    /// user is in, the next sync puts it right. Where there is nothing to put in its place, or no next time, or where the
+    /// client would think that its user has gone, the timeline begins after the event: the client is told of a gap, in
+    /// which it finds the event as a thing of the past.
+    fn find_what_was_undone(
         &self,
         part: &RoomPart<'_>,
         window: &mut Window,
@@ -136,9 +141,11 @@ impl Sync {
         if part.asking.request.state_after.is_some() {
             return Ok(());
         }
+        let is_in = part.member.membership == MembershipState::Join;
+        let user = part.asking.requester.user_id.as_str();
         let end = self.store.state(self.snapshot_at(part, upto)?)?;
         let mut settled = HashSet::new();
-        let mut undone = None;
+        let mut cut = None;
         for (index, seen) in window.shown.iter().enumerate().rev() {
             let header = &seen.stored.event.header;
             let Some(state_key) = &header.state_key else {
@@ -149,17 +156,40 @@ impl Sync {
                 continue;
             };
             // What a later event of the timeline has replaced does no harm.
-            if settled.insert(key) && end.get(&key) != Some(&seen.stored.nid) {
-                undone = Some((index, seen.stored.facts.order));
-                break;
+            if !settled.insert(key) {
+                continue;
+            }
+            let is_own = header.membership.is_some() && state_key == user;
+            match end.get(&key) {
+                Some(holds) if *holds == seen.stored.nid => {}
+                Some(_) if is_in && !is_own => window.undone.push(key),
+                _ => {
+                    cut = Some((index, seen.stored.facts.order));
+                    break;
+                }
             }
         }
-        if let Some((index, order)) = undone {
+        if let Some((index, order)) = cut {
             window.shown.drain(..=index);
             window.limited = true;
             window.before = order.unwrap_or(window.before);
         }
         Ok(())
+    }
+
+    /// What the last answer owes of a room: what its timeline set and what did not hold.
+    pub(super) fn owed(&self, part: &RoomPart<'_>) -> Result<Vec<StateKeyNid>> {
+        let (Some(from), Some(since)) = (part.asking.request.unsettled(), part.asking.since) else {
+            return Ok(Vec::new());
+        };
+        if part.head.straight_from <= from.live_order() || part.known.is_none() {
+            return Ok(Vec::new());
+        }
+        let mut past = self.part(part.asking, part.room, part.member, None)?;
+        // That answer knew nothing of a room that the user came into since the one before it, nor did the first of all.
+        let knew = from.0 > 0 && part.member.since <= from;
+        past.known = knew.then_some(from.live_order());
+        Ok(self.window(&past, since.live_order())?.undone)
     }
 }
 

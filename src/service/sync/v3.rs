@@ -82,8 +82,16 @@ struct Rooms {
     invite: Vec<(String, String)>,
     knock: Vec<(String, String)>,
     leave: Vec<(String, String)>,
+    seen: SeenInRooms,
+}
+
+/// What the rooms of an answer make of the rest of it.
+#[derive(Default)]
+struct SeenInRooms {
     /// With whom the user shares a room now who may have been a stranger before.
     met: BTreeSet<UserNid>,
+    /// Whether a timeline tells of state that does not hold.
+    unsettled: bool,
 }
 
 fn finish(answer: &mut Object<'_>, keys: KeyCountsRow, token: SyncToken) {
@@ -193,8 +201,8 @@ impl Sync {
                 }
             }
         }
-        let presence = if range.may_have(Kinds::PRESENCE) || !rooms.met.is_empty() {
-            self.presence_events(&asking, &rooms.met)?
+        let presence = if range.may_have(Kinds::PRESENCE) || !rooms.seen.met.is_empty() {
+            self.presence_events(&asking, &rooms.seen.met)?
         } else {
             String::new()
         };
@@ -228,6 +236,10 @@ impl Sync {
         let token = SyncToken {
             position: range.view.position(),
             messages: messages.until,
+            unsettled: rooms
+                .seen
+                .unsettled
+                .then(|| asking.since.unwrap_or_default()),
         };
         finish(&mut answer, keys, token);
         answer.finish();
@@ -268,7 +280,7 @@ impl Sync {
         match member.membership {
             MembershipState::Join => {
                 let news = (member, kinds);
-                if let Some(json) = self.joined(asking, data, room, news, &mut rooms.met)? {
+                if let Some(json) = self.joined(asking, data, room, news, &mut rooms.seen)? {
                     rooms.join.push((id.to_string(), json));
                 }
             }
@@ -323,7 +335,7 @@ impl Sync {
         data: &ChangedData,
         room: RoomNid,
         (member, kinds): (&MemberRow, Option<Kinds>),
-        met: &mut BTreeSet<UserNid>,
+        seen: &mut SeenInRooms,
     ) -> Result<Option<String>> {
         let mut part = self.part(asking, room, member, kinds)?;
         let newly_joined = asking.since.is_none_or(|since| member.since > since);
@@ -333,9 +345,10 @@ impl Sync {
         let upto = asking.view.position().live_order();
         let window = self.window(&part, upto)?;
         if let Some(since) = asking.since {
-            self.meet(&part, &window, since, met)?;
+            self.meet(&part, &window, since, &mut seen.met)?;
         }
-        let state = self.state_events(&part, &window, upto)?;
+        seen.unsettled |= !window.undone.is_empty();
+        let state = self.state_events(&part, &window, upto, &self.owed(&part)?)?;
         let ephemeral = self.ephemeral(&part)?;
         let account_data = if newly_joined {
             all_data(asking, room)?
@@ -387,7 +400,7 @@ impl Sync {
         let (window, state) = match part.last_seen(self, member)? {
             Some(upto) if part.known.is_none_or(|known| known < upto) => {
                 let window = self.window(&part, upto)?;
-                let state = self.state_events(&part, &window, upto)?;
+                let state = self.state_events(&part, &window, upto, &[])?;
                 (window, state)
             }
             // Who declines an invite or takes back a knock is told just that: the room was never open to them.
@@ -453,6 +466,7 @@ impl Sync {
             split: false,
             before,
             summary_changed: false,
+            undone: Vec::new(),
         };
         Ok((window, state))
     }

@@ -72,6 +72,10 @@ impl Check<'_> {
                     "a one-time key of user {user} is not found by its id"
                 ));
             }
+            let told = KEY_COUNTS.get(&self.view, &(user, device.as_str()))?;
+            if told.is_some_and(|row| row.given.get(&algorithm).is_some_and(|at| *at >= position)) {
+                say(format!("a one-time key of user {user} is never given"));
+            }
             self.device(say, (user, &device), "a one-time key")?;
             let counts = counted.entry((user, device)).or_default();
             *counts.entry(algorithm).or_default() += 1;

@@ -48,6 +48,9 @@ pub struct KeyCountsRow {
     pub counts: BTreeMap<String, u64>,
     /// The algorithms of the fallback keys, and whether each was given.
     pub fallback: BTreeMap<String, bool>,
+    /// The place of the last one-time key that was given of each algorithm: looking for the next one begins behind it, and
+    /// not with all that were deleted before.
+    pub given: BTreeMap<String, Position>,
 }
 
 impl Record for KeyCountsRow {}

@@ -366,6 +366,61 @@ async fn what_another_branch_undoes_is_told_once_and_what_is_hidden_is_not_told(
 }
 
 #[tokio::test]
+async fn what_was_undone_before_it_is_told_is_put_right_with_the_next_sync() {
+    let (mut world, base) = forked();
+    let node = Node::new();
+    let user = node.user("local");
+    let mut guard = deliver_all(&node, &world).await;
+    let head = guard.head();
+    let mut since = None;
+    sync(&node, &user, &mut since).await;
+    let topic = json!({ "topic": "carol's" });
+    let topic = world.add(&base, CAROL, "m.room.topic", Some(""), topic);
+    deliver(&node, head, &world, topic);
+    let ban = json!({ "membership": "ban" });
+    let ban = world.add(&base, ALICE, "m.room.member", Some(CAROL), ban);
+    deliver(&node, head, &world, ban);
+    drop(guard);
+
+    for began in [since, None] {
+        let mut since = began;
+        let answer = sync(&node, &user, &mut since).await;
+        let timeline = &joined(&answer, &world)["timeline"];
+        let events = timeline["events"].as_array().unwrap();
+        let [.., topic, ban] = events.as_slice() else {
+            panic!("{events:?}");
+        };
+        assert_eq!(topic["content"]["topic"], "carol's", "it was said");
+        assert_eq!(ban["content"]["membership"], "ban");
+        assert_eq!(timeline["limited"], began.is_none());
+
+        let owing = since;
+        for _lost in 0..2 {
+            since = owing;
+            // It does not wait for something else to happen.
+            let request = SyncRequest {
+                since,
+                filter: Filter::from_json("{}").unwrap().into(),
+                full_state: false,
+                timeout: Duration::from_secs(3600),
+                state_after: None,
+            };
+            let answer = node.services.sync.sync(&user, request).await.unwrap();
+            let answer: Value = serde_json::from_str(&answer).unwrap();
+            let room = joined(&answer, &world);
+            let state = room["state"]["events"].as_array().unwrap();
+            assert_eq!(state.len(), 1, "{state:?}");
+            assert_eq!(state[0]["content"]["topic"], "first");
+            assert_eq!(room["timeline"]["events"], json!([]));
+            since = Some(answer["next_batch"].as_str().unwrap().parse().unwrap());
+            assert_eq!(since.unwrap().unsettled, None);
+        }
+        let answer = sync(&node, &user, &mut since).await;
+        assert!(joined(&answer, &world).is_null(), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn a_user_whom_another_branch_brings_back_is_back() {
     let (mut world, base) = forked();
     let node = Node::new();
@@ -523,7 +578,16 @@ struct Client {
 }
 
 impl Client {
+    /// Syncs, and once more where the answer owes something.
     async fn sync(&mut self, node: &Node, user: &Requester, world: &World) {
+        self.ask(node, user, world).await;
+        if self.since.unwrap().unsettled.is_some() {
+            self.ask(node, user, world).await;
+        }
+        assert_eq!(self.since.unwrap().unsettled, None, "nothing came between");
+    }
+
+    async fn ask(&mut self, node: &Node, user: &Requester, world: &World) {
         let section = if self.state_after {
             "state_after"
         } else {
