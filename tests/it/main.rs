@@ -56,6 +56,8 @@ mod several;
 mod shared_secret;
 mod short_lived;
 mod sliding;
+mod sliding_extensions;
+mod sliding_filters;
 mod spaces;
 mod state;
 mod strange_ids;

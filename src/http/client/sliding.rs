@@ -11,7 +11,10 @@ use ruma::{
     exports::serde_html_form,
     presence::PresenceState,
 };
-use serde::Deserialize;
+use serde::{
+    Deserialize,
+    de::{Error as _, IgnoredAny},
+};
 
 use crate::{
     error::{Error, Result},
@@ -64,7 +67,13 @@ impl IncomingRequest for Sliding {
         let query = serde_html_form::from_str(request.uri().query().unwrap_or_default())?;
         let asked = match request.into_body() {
             b"" => Asked::default(),
-            body => serde_json::from_slice(body)?,
+            body => serde_json::from_slice(body).map_err(|error| {
+                // A tuple that is too long is told as if it were no JSON.
+                match serde_json::from_slice::<IgnoredAny>(body) {
+                    Ok(_) => serde_json::Error::custom(error),
+                    Err(error) => error,
+                }
+            })?,
         };
         Ok(Self { query, asked })
     }

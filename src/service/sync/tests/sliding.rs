@@ -263,6 +263,8 @@ async fn something_else(
             // Who is not in the room is refused.
             let _ = node.services.receipts.set(me, room, &[mark]).await;
         }
+        // What has changed is not known then, so that all is looked at.
+        5 => node.services.store().notify().forget_idle(),
         _ => {}
     }
 }
