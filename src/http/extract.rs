@@ -57,6 +57,8 @@ pub(super) struct Accepts {
     pub(super) body: u64,
     /// Whether what is to be put there may be missing.
     pub(super) no_body: bool,
+    /// Whether it only reads, although it is no GET, so that it may end when its client goes away.
+    pub(super) only_reads: bool,
 }
 
 /// The longest body of most endpoints: many events in one, each of which may have 64 KiB.
@@ -68,6 +70,7 @@ impl Accepts {
         guests: false,
         body: USUAL_BODY,
         no_body: false,
+        only_reads: false,
     };
 }
 

@@ -212,6 +212,7 @@ impl Services {
             receipts: receipts.clone(),
             presence: presence.clone(),
             encryption: encryption.clone(),
+            entropy: entropy.clone(),
         };
         let sync = Sync::new(store.clone(), clock.clone(), stop.clone(), sources);
         Ok(Self {

@@ -202,6 +202,7 @@ users     PUT    r0,v3                            rooms/{room_id}/typing/{user_i
 users     POST   r0,v3                            rooms/{room_id}/unban
 users     POST   r0,v3                            rooms/{room_id}/upgrade
 guests    GET    r0,v3                            sync
+guests    POST   unstable/org.matrix.simplified_msc3575 sync
 ";
 
 /// The table with one row per path.

@@ -15,7 +15,7 @@ use crate::{
 const UPLOAD: &str = "/_matrix/client/v3/keys/upload";
 const QUERY: &str = "/_matrix/client/v3/keys/query";
 
-async fn upload(client: &Client, seed: u8) -> Value {
+pub(crate) async fn upload(client: &Client, seed: u8) -> Value {
     let keys = identity(client, seed);
     ok(client.post(UPLOAD, json!({ "device_keys": keys })).await);
     keys

@@ -35,6 +35,7 @@ const FEATURES: &[&str] = &[
     "org.matrix.msc4308",
     "org.matrix.msc4140",
     "org.matrix.msc4143",
+    "org.matrix.simplified_msc3575",
 ];
 
 pub(super) fn routes(routes: Routes) -> Routes {

@@ -22,6 +22,7 @@ mod relations;
 mod rtc;
 mod send;
 mod session;
+mod sliding;
 mod spaces;
 mod state;
 mod sync;
@@ -60,5 +61,6 @@ pub(super) fn routes(routes: Routes) -> Routes {
     let routes = keys::routes(routes);
     let routes = backup::routes(routes);
     let routes = dehydrated_device::routes(routes);
+    let routes = sliding::routes(routes);
     sync::routes(routes)
 }

@@ -20,7 +20,7 @@ pub use self::{
     keys::{Claimed, Keys, MOST_ASKED, Named, OfDevices, Upload},
     lists::Kept,
     signatures::Failures,
-    to_device::{Pending, ToDevice},
+    to_device::{MOST_TOLD, Pending, ToDevice},
 };
 use super::accounts::Accounts;
 use crate::{

@@ -8,7 +8,6 @@ use super::{Range, Sync, SyncRequest, v3::Asking};
 use crate::{
     error::Result,
     protocol::{
-        filter::Filter,
         ids::{Position, RoomNid, UserNid},
         token::SyncToken,
     },
@@ -55,10 +54,7 @@ impl Sync {
         let view = self.store.view();
         let request = SyncRequest {
             since: Some(since),
-            filter: Filter::default().into(),
-            full_state: false,
-            timeout: std::time::Duration::ZERO,
-            state_after: None,
+            ..SyncRequest::bare()
         };
         let position = since.position.min(view.position());
         let range = Range {

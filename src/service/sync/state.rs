@@ -263,14 +263,17 @@ impl Sync {
         if let Some(heroes) = part.heroes.get() {
             return Ok(heroes);
         }
-        let heroes = self.find_heroes(part)?;
+        let is_named = self.is_named(part)?;
+        let heroes = if is_named {
+            Vec::new()
+        } else {
+            self.find_heroes(part)?
+        };
         Ok(part.heroes.get_or_init(|| heroes))
     }
 
-    fn find_heroes(&self, part: &RoomPart<'_>) -> Result<Vec<OwnedUserId>> {
-        if self.is_named(part)? {
-            return Ok(Vec::new());
-        }
+    /// By whom the room would be called if it had no name.
+    pub(super) fn find_heroes(&self, part: &RoomPart<'_>) -> Result<Vec<OwnedUserId>> {
         let mut members: Vec<(Arc<OwnedUserId>, MembershipState)> = Vec::new();
         let mut present = 0;
         for row in ROOM_MEMBERS
