@@ -29,6 +29,7 @@ mod hostile;
 mod hosts;
 mod introductions;
 mod joining;
+mod key_properties;
 mod keys;
 mod knocking_and_inviting;
 mod lazy_loading;
