@@ -118,10 +118,6 @@ async fn a_server_is_told_of_devices_once_when_it_meets_their_user() {
 }
 
 #[tokio::test]
-#[expect(
-    clippy::await_holding_lock,
-    reason = "what waits for it runs in another thread"
-)]
 async fn who_meets_in_two_rooms_at_once_is_introduced_all_the_same() {
     let server = TestServer::new();
     let b = Neighbour::new(&server.lan, "b.example", 2);

@@ -49,7 +49,10 @@ async fn no_key_is_given_twice(seed: u64) {
         let claims: Vec<_> = (0..below(&entropy, 16))
             .map(|_| {
                 let (bob, wanted) = (bob.clone(), wanted.clone());
-                tokio::spawn(async move { ok(bob.post(CLAIM, wanted).await) })
+                server
+                    .services
+                    .tasks
+                    .spawn(async move { ok(bob.post(CLAIM, wanted).await) })
             })
             .collect();
         for _ in 0..below(&entropy, 20) {

@@ -322,7 +322,8 @@ impl Parts {
             .chunks(LOOKED_AT)
         {
             let as_of = self.store.view().position();
-            let wanted: BTreeMap<_, _> = users.iter().map(|user| (user, [(); 0])).collect();
+            let wanted = users.iter().map(|user| (user, Vec::<String>::new()));
+            let wanted: BTreeMap<_, _> = wanted.collect();
             let body = json!({ "device_keys": wanted }).to_string();
             let asked = self.keys_from(server, QUERY, body, MOST_PATIENCE);
             let told: ToldKeys = asked.await?;
