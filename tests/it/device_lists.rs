@@ -99,7 +99,7 @@ pub(crate) async fn enter(client: &Client, room: &str, via: &str) {
     ok(client.post(&path, json!({})).await);
 }
 
-async fn leave(client: &Client, room: &str) {
+pub(crate) async fn leave(client: &Client, room: &str) {
     let path = format!("/_matrix/client/v3/rooms/{room}/leave");
     ok(client.post(&path, json!({})).await);
 }

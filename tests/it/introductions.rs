@@ -1,7 +1,9 @@
 //! "Device Management" between servers: who is told of devices when users and servers meet, and what is made of it.
 
+use std::time::Duration;
+
 use http::StatusCode;
-use kontor::store::schema::INTRODUCTIONS;
+use kontor::store::schema::{INTRODUCTIONS, LASTING_EDUS};
 use serde_json::{Value, json};
 
 use crate::{
@@ -11,7 +13,7 @@ use crate::{
     neighbour::Neighbour,
     room::Room,
     server::{Client, TestServer, ok},
-    several::sound,
+    several::{named, network, node, sound},
 };
 
 const UPLOAD: &str = "/_matrix/client/v3/keys/upload";
@@ -116,10 +118,6 @@ async fn a_server_is_told_of_devices_once_when_it_meets_their_user() {
 }
 
 #[tokio::test]
-#[expect(
-    clippy::await_holding_lock,
-    reason = "what waits for it runs in another thread"
-)]
 async fn who_meets_in_two_rooms_at_once_is_introduced_all_the_same() {
     let server = TestServer::new();
     let b = Neighbour::new(&server.lan, "b.example", 2);
@@ -198,4 +196,77 @@ async fn what_a_server_tells_at_first_is_taken_cheaply() {
     ok(b.murmur(&server, "4", &edus).await);
     assert_eq!(a.next().await, (vec![], vec![]));
     sound(&[&server]);
+}
+
+#[tokio::test]
+async fn what_changed_unsaid_is_found_when_a_server_is_back() {
+    let lan = network();
+    let (a, b) = (node(&lan, "a.example"), node(&lan, "b.example"));
+    let (alice, bob) = (a.register("alice").await, b.register("bob").await);
+    ok(alice
+        .post(UPLOAD, json!({ "device_keys": identity(&alice, 1) }))
+        .await);
+    let room = room_of(&alice).await;
+    let mut follower = Follower::new(&bob).await;
+    enter(&bob, &room, "a.example").await;
+    follower.until().await;
+    let body = json!({ "device_keys": { &alice.user_id: [] } });
+    let query = async || {
+        ok(bob
+            .post("/_matrix/client/v3/keys/query", body.clone())
+            .await)
+    };
+    assert!(query().await["device_keys"][&alice.user_id][&alice.device_id].is_object());
+    until(async || is_done(&a) && is_done(&b)).await;
+    let names = (named("a.example"), named("b.example"));
+    for (is_lost, is_told) in [(false, false), (true, true)] {
+        lan.set_link(&names.0, &names.1, false);
+        let path = format!("/_matrix/client/v3/rooms/{room}/send/m.room.message/{is_lost}");
+        ok(bob
+            .put(&path, json!({ "msgtype": "m.text", "body": "x" }))
+            .await);
+        if is_lost {
+            // Other servers forget what they could not tell for long.
+            let second = a.log_in("alice").await;
+            ok(second
+                .post(UPLOAD, json!({ "device_keys": identity(&second, 2) }))
+                .await);
+            let store = a.services.store();
+            let view = store.latest();
+            let rows = LASTING_EDUS.scan(&view, &());
+            let keys: Vec<_> = rows.map(|row| row.expect("a row").0).collect();
+            assert!(!keys.is_empty());
+            let _not_awaited = store.commit(|batch| {
+                for key in &keys {
+                    LASTING_EDUS.delete(batch, key);
+                }
+                Ok(())
+            });
+        }
+        for _ in 0..3 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            b.clock.advance(Duration::from_hours(1));
+            a.clock.advance(Duration::from_hours(1));
+        }
+        lan.set_link(&names.0, &names.1, true);
+        b.clock.advance(Duration::from_hours(24));
+        if is_told {
+            assert_eq!(
+                follower.until().await,
+                (vec![alice.user_id.clone()], vec![])
+            );
+            let keys = query().await["device_keys"][&alice.user_id].clone();
+            assert_eq!(
+                keys.as_object().map(serde_json::Map::len),
+                Some(2),
+                "{keys}"
+            );
+        } else {
+            let path = "/_matrix/client/v3/sync?timeout=0";
+            until(async || ok(alice.get(path).await).to_string().contains("\"x\"")).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            assert_eq!(follower.next().await, (vec![], vec![]));
+        }
+    }
+    sound(&[&a, &b]);
 }

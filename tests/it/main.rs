@@ -34,6 +34,7 @@ mod hosts;
 mod inbound;
 mod introductions;
 mod joining;
+mod key_properties;
 mod keys;
 mod knocking_and_inviting;
 mod lazy_loading;

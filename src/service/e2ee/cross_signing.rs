@@ -109,9 +109,10 @@ impl Encryption {
     ) -> Result<Position> {
         let user = requester.nid;
         let is_public = |(usage, _): &(Usage, _)| *usage != Usage::UserSigning;
-        let change = match new.rows.iter().any(is_public) {
-            true => Some(DeviceListChange::here(view, user)?),
-            false => None,
+        let change = if new.rows.iter().any(is_public) {
+            Some(DeviceListChange::here(view, user)?)
+        } else {
+            None
         };
         let private = PrivateChange::prepare(view, user, user)?;
         let committed = self.store.commit(|batch| {

@@ -503,7 +503,7 @@ fn rows(keys: Named) -> Result<Vec<(String, DeviceKeyRow)>> {
 }
 
 /// Whether two texts are the same JSON.
-fn is_same(one: &str, other: &str) -> bool {
+pub(super) fn is_same(one: &str, other: &str) -> bool {
     one == other
         || matches!(
             (integrity::parse_value(one), integrity::parse_value(other)),

@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 use super::{
     Encryption,
     cross_signing::published,
-    keys::{LONGEST_KEYS, raw},
+    keys::{LONGEST_KEYS, is_same, raw},
 };
 use crate::{
     error::{Error, Result},
@@ -56,6 +56,22 @@ pub struct Kept {
 }
 
 impl Kept {
+    /// Whether these are the same keys, however they are written.
+    fn is_same(&self, other: &Self) -> bool {
+        let same_key = |one: &Option<String>, other: &Option<String>| match (one, other) {
+            (Some(one), Some(other)) => is_same(one, other),
+            (one, other) => one == other,
+        };
+        let is_known = |(device, keys): (&String, &String)| {
+            let other = other.devices.get(device);
+            other.is_some_and(|other| is_same(keys, other))
+        };
+        self.devices.len() == other.devices.len()
+            && self.devices.iter().all(is_known)
+            && same_key(&self.master, &other.master)
+            && same_key(&self.self_signing, &other.self_signing)
+    }
+
     /// Takes in cross-signing keys that the user's server tells, as far as they are in order.
     pub fn take_signing_keys(
         &mut self,
@@ -305,5 +321,49 @@ impl Encryption {
             Ok(())
         })?;
         Ok(())
+    }
+
+    /// The users of another server whose keys are kept.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn kept_of(&self, view: &View, server: &ServerName) -> Result<Vec<OwnedUserId>> {
+        let mut users = Vec::new();
+        for row in REMOTE_KEYS.scan(view, &()) {
+            let ((user,), _) = row?;
+            let user = self.store.user_id(user)?;
+            if user.server_name() == server && self.kept_keys(view, &user)?.is_some() {
+                users.push((*user).clone());
+            }
+        }
+        Ok(users)
+    }
+
+    /// Takes note of what a user of another server had for keys at `as_of`; says whether those that are kept are others.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn compare_keys(&self, as_of: Position, user: &UserId, told: &Kept) -> Result<bool> {
+        let Some(nid) = self.store.find_user(user)? else {
+            return Ok(false);
+        };
+        let _still = self.accounts.still();
+        let view = self.store.latest();
+        // What was fetched or ended meanwhile is newer.
+        let row = REMOTE_KEYS.get(&view, &(nid,))?;
+        if row.is_none_or(|row| row.as_of > as_of) {
+            return Ok(false);
+        }
+        match self.kept_keys(&view, user)? {
+            Some(kept) if !kept.is_same(told) => {}
+            _ => return Ok(false),
+        }
+        let change = DeviceListChange::elsewhere(&view, nid)?;
+        let _not_awaited = self.store.commit(|batch| {
+            REMOTE_KEYS.delete(batch, &(nid,));
+            change.write(batch, &[], None);
+            Ok(())
+        })?;
+        Ok(true)
     }
 }

@@ -140,9 +140,10 @@ impl Encryption {
         new: &Signatures,
     ) -> Result<Position> {
         let user = requester.nid;
-        let change = match new.devices.is_empty() && new.master.is_none() {
-            true => None,
-            false => Some(DeviceListChange::here(view, user)?),
+        let change = if new.devices.is_empty() && new.master.is_none() {
+            None
+        } else {
+            Some(DeviceListChange::here(view, user)?)
         };
         let private = new.others.keys();
         let private = private.map(|whose| PrivateChange::prepare(view, user, *whose));

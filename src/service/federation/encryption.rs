@@ -1,6 +1,6 @@
 //! Keys of devices of other servers, asked for there. See "End-to-End Encryption" in the server-server API.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use http::Method;
 use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{json, value::RawValue};
 use tokio::{sync::Semaphore, task::JoinSet};
 
-use super::{Federation, handshake::ask::nonsense};
+use super::{Federation, Parts, handshake::ask::nonsense};
 use crate::{
     error::{Error, Result},
     remote::Limits,
@@ -27,6 +27,15 @@ const ANSWER: u64 = 16 << 20;
 
 /// How many servers one request may ask.
 const MOST_SERVERS: usize = 1_000;
+
+/// Where servers are asked for the keys of their users.
+const QUERY: &str = "/_matrix/federation/v1/user/keys/query";
+
+/// How often, and at first how long apart, keys are looked at again that may have changed unsaid, until it works; and for
+/// how many users one request asks.
+const LOOKS: u32 = 5;
+const FIRST_PAUSE: Duration = Duration::from_mins(1);
+const LOOKED_AT: usize = 100;
 
 /// How many signed keys one request may bring.
 const MOST_SIGNED: usize = 1_000;
@@ -101,8 +110,7 @@ impl Federation {
             }
         }
         drop(view);
-        let uri = "/_matrix/federation/v1/user/keys/query";
-        let asked = self.servers(others, (uri, "device_keys"), patience);
+        let asked = self.servers(others, (QUERY, "device_keys"), patience);
         for (server, wanted, answer) in asked.await? {
             let told: ToldKeys = match answer {
                 Ok(told) => told,
@@ -250,13 +258,15 @@ impl Federation {
             let federation = self.clone();
             asking.spawn(async move {
                 let body = json!({ name: wanted }).to_string();
-                let answer = federation.keys_from(&server, uri, body, time).await;
+                let answer = federation.0.keys_from(&server, uri, body, time).await;
                 (server, wanted, answer)
             });
         }
         Ok(asking.join_all().await)
     }
+}
 
+impl Parts {
     async fn keys_from<A: DeserializeOwned>(
         &self,
         server: &ServerName,
@@ -268,17 +278,61 @@ impl Federation {
         let asking = async {
             let _question = QUESTIONS.acquire().await;
             let limits = Limits { time, body: ANSWER };
-            let (remote, body) = (&self.0.remote, body.into_bytes());
+            let (remote, body) = (&self.remote, body.into_bytes());
             let sent = remote.send_signed(server, Method::POST, uri, body, limits);
             let answer = sent.await?;
             serde_json::from_slice(answer.body()).map_err(|e| nonsense(server, e))
         };
         tokio::select! {
             answer = asking => answer,
-            () = self.0.clock.sleep(time) => {
+            () = self.clock.sleep(time) => {
                 Err(Error::api(http::StatusCode::GATEWAY_TIMEOUT, "M_UNKNOWN", "The server took too long"))
             }
         }
+    }
+}
+
+impl Parts {
+    /// Looks again at the keys that are kept of users of a server which was away for so long that it may have given up
+    /// telling what changed; and tells whose are others now.
+    pub(super) async fn look_at_keys(self: Arc<Self>, server: OwnedServerName) {
+        let mut pause = FIRST_PAUSE;
+        for _ in 0..LOOKS {
+            match self.try_look_at_keys(&server).await {
+                Ok(changed) => {
+                    tracing::debug!(%server, changed, "users whose keys have changed unsaid");
+                    return;
+                }
+                Err(error) => {
+                    tracing::debug!(%server, %error, "keys could not be looked at again");
+                }
+            }
+            tokio::select! {
+                () = self.clock.sleep(pause) => pause *= 2,
+                () = self.stop.cancelled() => return,
+            }
+        }
+    }
+
+    async fn try_look_at_keys(&self, server: &ServerName) -> Result<usize> {
+        let mut changed = 0;
+        for users in self
+            .encryption
+            .kept_of(&self.store.view(), server)?
+            .chunks(LOOKED_AT)
+        {
+            let as_of = self.store.view().position();
+            let wanted = users.iter().map(|user| (user, Vec::<String>::new()));
+            let wanted: BTreeMap<_, _> = wanted.collect();
+            let body = json!({ "device_keys": wanted }).to_string();
+            let asked = self.keys_from(server, QUERY, body, MOST_PATIENCE);
+            let told: ToldKeys = asked.await?;
+            for user in users {
+                let told = told.keys_of(user, told.device_keys.get(user));
+                changed += usize::from(self.encryption.compare_keys(as_of, user, &told)?);
+            }
+        }
+        Ok(changed)
     }
 }
 

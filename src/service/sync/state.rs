@@ -124,8 +124,13 @@ impl Sync {
 
     /// Whether the user was in the room at a place in the timeline.
     pub(super) fn was_joined(&self, part: &RoomPart<'_>, order: i64) -> Result<bool> {
-        let state = self.store.state(self.snapshot_at(part, order)?)?;
         let user = part.asking.requester.user_id.as_str();
+        self.was_member(part, order, user)
+    }
+
+    /// Whether somebody was in the room at a place in the timeline.
+    pub(super) fn was_member(&self, part: &RoomPart<'_>, order: i64, user: &str) -> Result<bool> {
+        let state = self.store.state(self.snapshot_at(part, order)?)?;
         let member = self.rooms.entry(part.asking.view, &state, MEMBER, user)?;
         Ok(member.is_some_and(|m| m.event.header.membership == Some(MembershipState::Join)))
     }
