@@ -192,17 +192,17 @@ async fn lists_show_the_newest_rooms_and_say_how_many_there_are() {
     // What happens in a room brings it into the window.
     all[0].say(&alice, "look").await;
     let answer = sliding.next().await;
-    assert_eq!(rooms(&answer), [all[0].0.clone()]);
+    assert_eq!(rooms(&answer), [&*all[0].0]);
     assert_eq!(answer["rooms"][&all[0].0]["initial"], true);
     assert_eq!(answer["rooms"][&all[0].0]["num_live"], 1);
     // Two rooms have gone out of the window; what happens there is told when they come back.
     all[1].say(&alice, "push").await;
-    assert_eq!(rooms(&sliding.next().await), [all[1].0.clone()]);
+    assert_eq!(rooms(&sliding.next().await), [&*all[1].0]);
     sliding.body = list(json!([[0, 0]]));
     all[0].say(&alice, "unseen").await;
     all[4].say(&alice, "above").await;
     let answer = sliding.next().await;
-    assert_eq!(rooms(&answer), [all[4].0.clone()]);
+    assert_eq!(rooms(&answer), [&*all[4].0]);
     assert_eq!(bodies(&answer["rooms"][&all[4].0]), ["above"]);
     assert_eq!(
         answer["rooms"][&all[4].0]["initial"],
@@ -217,6 +217,30 @@ async fn lists_show_the_newest_rooms_and_say_how_many_there_are() {
     assert_eq!(bodies(&answer["rooms"][&all[0].0]), ["unseen"]);
     assert_eq!(answer["rooms"][&all[2].0]["initial"], true);
     assert_eq!(rooms(&sliding.next().await), [""; 0]);
+}
+
+#[tokio::test]
+async fn who_leaves_makes_place_in_the_window() {
+    let server = TestServer::new();
+    let alice = server.register("alice").await;
+    let (below, above) = (
+        Room::new(&alice, "shared").await,
+        Room::new(&alice, "shared").await,
+    );
+    let list = json!({ "ranges": [[0, 0]], "timeline_limit": 1, "required_state": [] });
+    let mut sliding = Sliding::new(&alice, json!({ "lists": { "l": list } }));
+    assert_eq!(rooms(&sliding.next().await), [&*above.0]);
+    above.does(&alice, "leave").await;
+    let answer = sliding.next().await;
+    let mut both = vec![below.0.clone(), above.0.clone()];
+    both.sort();
+    assert_eq!(
+        rooms(&answer),
+        both,
+        "the room that is left, and the one that takes its place"
+    );
+    assert_eq!(answer["rooms"][&below.0]["initial"], true);
+    assert_eq!(answer["lists"]["l"]["count"], 1);
 }
 
 #[tokio::test]
@@ -345,10 +369,10 @@ async fn a_subscription_tells_more_of_a_room() {
         "!nowhere:localhost": { "timeline_limit": 1, "required_state": [] },
     } }),
     );
-    assert_eq!(rooms(&only.next().await), [room.0.clone()]);
+    assert_eq!(rooms(&only.next().await), [&*room.0]);
     secret.say(&bob, "hidden").await;
     room.say(&alice, "open").await;
-    assert_eq!(rooms(&only.next().await), [room.0.clone()]);
+    assert_eq!(rooms(&only.next().await), [&*room.0]);
 }
 
 #[tokio::test]
@@ -471,7 +495,7 @@ async fn invites_knocks_and_farewells() {
     other.say(&alice, "unseen").await;
     let mut anew = Sliding::of_all(&bob, 2, json!([]));
     let answer = anew.next().await;
-    assert_eq!(rooms(&answer), [other.0.clone()]);
+    assert_eq!(rooms(&answer), [&*other.0]);
     let told = &answer["rooms"][&other.0];
     assert_eq!(bodies(told), ["seen"]);
     assert_eq!(told["required_state"][0]["content"]["membership"], "leave");

@@ -218,6 +218,13 @@ pub(super) struct Detail {
     pub(super) counts: (u64, u64),
 }
 
+impl Base {
+    /// Whether the client asks for the same again.
+    pub(super) fn goes_on_with(&self, asked: &Asked) -> bool {
+        self.asked.as_ref().is_some_and(|last| last.is_like(asked))
+    }
+}
+
 impl Sent {
     /// From where on the client has to be told, when its last answer went up to `base`.
     pub(super) fn since(self, base: Option<Position>) -> Option<Position> {

@@ -146,7 +146,7 @@ impl Sync {
         if asked.account_data.enabled == Some(true) {
             let since = base.data.since(base.position);
             if base.data != Sent::Live || turn.range.may_have(Kinds::ACCOUNT_DATA) {
-                besides.global = self.data_since(turn, since)?.global;
+                besides.global = Self::data_since(turn, since)?.global;
             }
             besides.data_sent = Sent::Live;
         } else if turn.range.may_have(Kinds::ACCOUNT_DATA) {
@@ -201,7 +201,7 @@ impl Sync {
         self.device_lists(&asking, &range)
     }
 
-    fn data_since(&self, turn: &Turn<'_>, since: Option<Position>) -> Result<ChangedData> {
+    fn data_since(turn: &Turn<'_>, since: Option<Position>) -> Result<ChangedData> {
         let request = SyncRequest::bare();
         Self::changed_data(&turn.asking(&request, since))
     }
@@ -233,7 +233,7 @@ impl Sync {
             let id = || place.id.to_string();
             match stream {
                 Stream::Data => {
-                    let data = self.data_of(turn, place.room, (sent, since), besides)?;
+                    let data = Self::data_of(turn, place.room, (sent, since), besides)?;
                     if !data.is_empty() {
                         besides.data_of_rooms.push((id(), format!("[{data}]")));
                     }
@@ -258,7 +258,6 @@ impl Sync {
     }
 
     fn data_of(
-        &self,
         turn: &Turn<'_>,
         room: RoomNid,
         (sent, since): (Sent, Option<Position>),
@@ -269,13 +268,13 @@ impl Sync {
             (_, None) => all_data(&turn.asking(&request, None), room),
             (Sent::Live, _) => {
                 if besides.data.get().is_none() {
-                    let data = self.data_since(turn, since)?;
+                    let data = Self::data_since(turn, since)?;
                     let _only_once = besides.data.set(data);
                 }
                 let data = besides.data.get();
                 Ok(data.map_or_else(String::new, |data| data.room(room).to_owned()))
             }
-            _ => Ok(self.data_since(turn, since)?.room(room).to_owned()),
+            _ => Ok(Self::data_since(turn, since)?.room(room).to_owned()),
         }
     }
 
