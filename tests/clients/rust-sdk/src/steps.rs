@@ -50,20 +50,16 @@ pub async fn invite(owner: &Device, guest: &Device, room_id: &RoomId) -> Result<
         .invite_user_by_id(guest.user_id())
         .await?;
     let room = guest.listed(room_id, RoomState::Invited).await?;
-    let details = room.invite_details().await?;
-    let inviter = details
-        .inviter
-        .context("the invite does not say who invites")?;
-    ensure!(
-        inviter.user_id() == owner.user_id(),
-        "{} invites",
-        inviter.user_id()
-    );
-    ensure!(
-        room.name().as_deref() == Some("Office"),
-        "the invite is to {:?}",
-        room.name()
-    );
+    until("the invite's details", async || {
+        let inviter = match room.invite_details().await {
+            Ok(details) => details.inviter.map(|inviter| inviter.user_id().to_owned()),
+            Err(error) => return Ok(Err(error.to_string())), // Listed already, its state not yet stored.
+        };
+        let (name, by) = (room.name(), inviter.as_deref());
+        let right = name.as_deref() == Some("Office") && by == Some(owner.user_id());
+        so(right, format!("{name:?}, by {by:?}"))
+    })
+    .await?;
     room.join().await?;
     guest.listed(room_id, RoomState::Joined).await?;
     ensure!(
