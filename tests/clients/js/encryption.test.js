@@ -86,8 +86,9 @@ describe("an encrypted conversation", () => {
     });
 
     test("the server has nothing that it could read", async () => {
-        const [id] = await say(alice, "The vault's code is 7");
-        const { type, content } = await bob.fetchRoomEvent(roomId, id);
+        const message = await say(alice, "The vault's code is 7");
+        await arrives(message, bob);
+        const { type, content } = await bob.fetchRoomEvent(roomId, message[0]);
         assert.equal(type, "m.room.encrypted");
         assert.ok(!JSON.stringify(content).includes("vault"));
     });

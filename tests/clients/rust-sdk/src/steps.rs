@@ -89,7 +89,11 @@ pub async fn direct_chat(one: &Device, other: &Device) -> Result<()> {
             format!("direct {direct}, encrypted {encrypted:?}"),
         )
     })
-    .await
+    .await?;
+    // Both look at it: the list alone fetches one event of it at a time, and would miss others that came with it.
+    one.open(&room_id).await?;
+    other.open(&room_id).await?;
+    Ok(())
 }
 
 /// Waits until the owner sees that the guest has joined.
@@ -141,6 +145,7 @@ pub async fn verify_own(new: &Device, old: &Device) -> Result<()> {
         Ok(found.ok_or_else(|| "none".to_owned()))
     })
     .await?;
+    knows_device(new, old).await?; // Else the request would go to nobody.
     compare_emoji(new, identity.request_verification().await?, old).await?;
     new.verified().await?;
     new.backing_up().await
