@@ -1,6 +1,8 @@
 //! Use cases: each opens a view, decides, and commits. Built bottom-up, each part given only what it uses.
 
 pub mod accounts;
+pub mod delayed;
+mod delayed_rows;
 mod device_lists;
 pub mod e2ee;
 pub mod ephemeral;
@@ -13,6 +15,7 @@ pub mod profiles;
 mod requester;
 pub mod rooms;
 pub mod sync;
+pub mod threads;
 mod upkeep;
 
 use std::sync::Arc;
@@ -22,6 +25,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use self::requester::Requester;
 use self::{
     accounts::{Accounts, Cost},
+    delayed::DelayedEvents,
     e2ee::Encryption,
     ephemeral::{Presence, Receipts, Typing},
     federation::{Federation, Handshakes},
@@ -32,6 +36,7 @@ use self::{
     profiles::Profiles,
     rooms::Rooms,
     sync::{Sources, Sync},
+    threads::Threads,
 };
 use crate::{
     clock::{Clock, Entropy},
@@ -66,11 +71,15 @@ pub struct Services {
     /// The servers with which this node is paired.
     pub peers: Peers,
     /// What begins, changes and ends a user's part in rooms.
-    pub lifecycle: Lifecycle,
+    pub lifecycle: Arc<Lifecycle>,
+    /// Events that are sent later.
+    pub delayed: Arc<DelayedEvents>,
     /// Who is typing.
     pub typing: Arc<Typing>,
     /// Who has read what.
     pub receipts: Arc<Receipts>,
+    /// Which threads users follow.
+    pub threads: Arc<Threads>,
     /// Who is there.
     pub presence: Arc<Presence>,
     /// Messages and keys of devices.
@@ -135,6 +144,7 @@ impl Services {
             stop.clone(),
         ));
         let receipts = Arc::new(Receipts::new(store.clone(), clock.clone(), rooms.clone()));
+        let threads = Arc::new(Threads::new(store.clone(), rooms.clone()));
         let presence = Arc::new(Presence::new(
             store.clone(),
             clock.clone(),
@@ -166,13 +176,24 @@ impl Services {
             tasks: tasks.clone(),
             stop: stop.clone(),
         });
-        let lifecycle = Lifecycle::new(
+        let lifecycle = Arc::new(Lifecycle::new(
             store.clone(),
             rooms.clone(),
             accounts.clone(),
             federation.clone(),
             limits.clone(),
-        );
+        ));
+        let delayed = Arc::new(DelayedEvents::new(delayed::Parts {
+            store: store.clone(),
+            clock: clock.clone(),
+            entropy: entropy.clone(),
+            limits: limits.clone(),
+            accounts: accounts.clone(),
+            rooms: rooms.clone(),
+            lifecycle: lifecycle.clone(),
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+        }));
         let peers = Peers::open(peers::Parts {
             config: config.clone(),
             store: store.clone(),
@@ -204,8 +225,10 @@ impl Services {
             federation,
             peers,
             lifecycle,
+            delayed,
             typing,
             receipts,
+            threads,
             presence,
             encryption,
             sync: Arc::new(sync),

@@ -8,7 +8,8 @@ use super::{
     open::Inner,
     outgoing::Note,
     schema::{
-        CURRENT_STATE, EXTRA_TARGETS, LASTING_EDUS, LEFT_SERVERS, LOCAL_EVENTS, PUBLIC_ROOMS,
+        CURRENT_STATE, EXTRA_TARGETS, INTRODUCTIONS, LASTING_EDUS, LEFT_SERVERS, LOCAL_EVENTS,
+        PUBLIC_ROOMS,
     },
 };
 use crate::protocol::ids::{Position, RoomNid, ServerNid, UserNid};
@@ -127,7 +128,7 @@ impl<'s> Batch<'s> {
     }
 
     /// Has other servers told of something, once the batch is durable. What has a row in `LOCAL_EVENTS`,
-    /// `EXTRA_TARGETS` or `LASTING_EDUS` is noted with it.
+    /// `EXTRA_TARGETS`, `LASTING_EDUS` or `INTRODUCTIONS` is noted with it.
     pub fn tell_servers(&mut self, position: Position, note: Note) {
         self.outgoing.push((position, note));
     }
@@ -152,6 +153,10 @@ impl<'s> Batch<'s> {
             && let Some((until,)) = <(Position,)>::from_bytes(value)
         {
             self.tell_servers(until, Note::Left { server });
+        } else if table == INTRODUCTIONS.name
+            && let Some((position, _, _)) = <(Position, RoomNid, UserNid)>::decode(key)
+        {
+            self.tell_servers(position, Note::Introduction);
         }
         self.note_change(table, key);
         self.writes.put_cf(self.inner.table(table), key, value);
@@ -160,6 +165,11 @@ impl<'s> Batch<'s> {
     pub(super) fn delete(&mut self, table: &'static str, key: &[u8]) {
         self.note_change(table, key);
         self.writes.delete_cf(self.inner.table(table), key);
+    }
+
+    pub(super) fn delete_range(&mut self, table: &'static str, from: &[u8], to: &[u8]) {
+        let table = self.inner.table(table);
+        self.writes.delete_range_cf(table, from, to);
     }
 
     /// Notes that what is told of a room outside may have changed, once the batch is durable. Changes of the current

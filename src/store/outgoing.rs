@@ -39,6 +39,8 @@ pub enum Note {
         /// The server.
         server: ServerNid,
     },
+    /// Users here and servers have met in a room, by a row in `INTRODUCTIONS`.
+    Introduction,
     /// A receipt of a local user, by the row in `RECEIPTS` that has its position.
     Receipt {
         /// The room.

@@ -9,14 +9,14 @@ use crate::{
         self, Batch, View,
         notify::Kinds,
         schema::{
-            DEVICE_KEYS, DEVICES, DeviceRow, FALLBACK_KEYS, KEY_COUNTS, ONE_TIME_KEY_IDS,
-            ONE_TIME_KEYS, SENT_TO_DEVICE, TO_DEVICE,
+            DEHYDRATED_DEVICES, DEVICE_KEYS, DEVICES, DeviceRow, FALLBACK_KEYS, KEY_COUNTS,
+            ONE_TIME_KEY_IDS, ONE_TIME_KEYS, SENT_TO_DEVICE, TO_DEVICE,
         },
     },
 };
 
 /// Devices that are about to be removed, while nobody else changes what belongs to them.
-pub(super) struct Removal {
+pub(in crate::service) struct Removal {
     user: UserNid,
     devices: Vec<(String, DeviceRow)>,
     messages: Vec<(UserNid, String, Position)>,
@@ -27,11 +27,12 @@ pub(super) struct Removal {
     /// Those that others know, which are to be told.
     known: Vec<DeviceNow>,
     change: Option<DeviceListChange>,
+    was_dehydrated: bool,
 }
 
 impl Removal {
     /// Finds what belongs to the devices.
-    pub(super) fn prepare(
+    pub(in crate::service) fn prepare(
         view: &View,
         user: UserNid,
         devices: Vec<(String, DeviceRow)>,
@@ -46,8 +47,11 @@ impl Removal {
             fallback: Vec::new(),
             known: Vec::new(),
             change: None,
+            was_dehydrated: false,
         };
+        let dehydrated = DEHYDRATED_DEVICES.get(view, &(user,))?;
         for (id, _) in &devices {
+            removal.was_dehydrated |= dehydrated.as_ref().is_some_and(|row| row.device == *id);
             let key = (user, id.as_str());
             let sent = keys(SENT_TO_DEVICE.scan(view, &key))?;
             if DEVICE_KEYS.contains(view, &key)? {
@@ -74,14 +78,29 @@ impl Removal {
         Ok(removal)
     }
 
+    /// Has others told in the same breath of a device that comes.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub(in crate::service) fn and(&mut self, view: &View, now: DeviceNow) -> Result<()> {
+        if self.change.is_none() {
+            self.change = Some(DeviceListChange::here(view, self.user)?);
+        }
+        self.known.push(now);
+        Ok(())
+    }
+
     /// Deletes it all, and wakes those who wait in the devices' names.
-    pub(super) fn write(&mut self, batch: &mut Batch<'_>) {
+    pub(in crate::service) fn write(&mut self, batch: &mut Batch<'_>) {
         for (id, device) in &self.devices {
             delete_tokens(batch, device);
             let key = (self.user, id.as_str());
             DEVICES.delete(batch, &key);
             DEVICE_KEYS.delete(batch, &key);
             KEY_COUNTS.delete(batch, &key);
+        }
+        if self.was_dehydrated {
+            DEHYDRATED_DEVICES.delete(batch, &(self.user,));
         }
         for key in &self.messages {
             TO_DEVICE.delete(batch, key);
@@ -99,7 +118,7 @@ impl Removal {
             FALLBACK_KEYS.delete(batch, key);
         }
         if let Some(change) = self.change.take() {
-            change.write(batch, &self.known);
+            change.write(batch, &self.known, None);
         }
         if !self.devices.is_empty() {
             let position = batch.position();

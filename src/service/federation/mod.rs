@@ -12,6 +12,7 @@ mod fetch;
 mod handshake;
 mod inbox;
 mod ingest;
+mod introductions;
 mod outbox;
 mod recommend;
 mod search;

@@ -17,6 +17,7 @@ use super::{
     Federation, Parts,
     courier::{STORE_PAUSE, serve},
     destination::{Destination, Item, What},
+    introductions::introduce,
 };
 use crate::{
     error::Result,
@@ -43,6 +44,8 @@ pub(super) struct Outbox {
     pub(super) unsaved: Mutex<HashSet<ServerNid>>,
     /// Told when there is one more of them.
     pub(super) unsaved_wake: Arc<Notify>,
+    /// Told when users here and servers have met.
+    pub(super) met: Arc<Notify>,
 }
 
 impl Federation {
@@ -56,6 +59,7 @@ impl Federation {
         }
         parts.store.outgoing().follow();
         parts.tasks.spawn(follow(Arc::downgrade(outbox)));
+        parts.tasks.spawn(introduce(Arc::downgrade(outbox)));
     }
 
     /// A server has become a peer, or is none any more. A new one is greeted, so that what waits on both sides comes.
@@ -108,6 +112,7 @@ impl Outbox {
             all: Mutex::default(),
             unsaved: Mutex::default(),
             unsaved_wake: Arc::default(),
+            met: Arc::default(),
         }
     }
 
@@ -177,6 +182,10 @@ impl Outbox {
                     {
                         self.run(destination);
                     }
+                    continue;
+                }
+                Note::Introduction => {
+                    self.met.notify_one();
                     continue;
                 }
                 Note::Presence { user, json } => {
@@ -320,6 +329,9 @@ async fn follow(outbox: Weak<Outbox>) {
         };
         let (notes, incomplete) = outgoing.take();
         look |= incomplete;
+        if incomplete {
+            outbox_now.met.notify_one();
+        }
         if look {
             let looked = tokio::task::spawn_blocking(move || outbox_now.look_again()).await;
             // Not held meanwhile: the node may stop.

@@ -15,11 +15,11 @@ use crate::{
         ids::{EventNid, Position, SnapshotId},
         ingest::Verdict,
     },
-    service::rooms::{RoomHead, Rooms, Stored, enter::FREE_PLACES},
+    service::rooms::{RoomHead, Rooms, Stored, enter::FREE_PLACES, threads::THREAD},
     store::{
         Batch, StateMap,
         notify::Kinds,
-        schema::{Facts, GAPS, GapRow, LOCAL_EVENTS, RELATIONS, WAITING},
+        schema::{Facts, GAPS, GapRow, LOCAL_EVENTS, RELATIONS, THREADS, WAITING},
     },
 };
 
@@ -197,8 +197,15 @@ pub(in crate::service::rooms) fn put_arrivals(
     for done in arrivals.done.drain(..) {
         WAITING.delete(batch, &(head.nid, event.header.id.as_str(), done));
     }
+    let mut last_reply = None;
     for (kind, order, row) in arrivals.relations.drain(..) {
         RELATIONS.put(batch, &(nid, kind.as_str(), order), &row);
+        if kind == THREAD {
+            last_reply = last_reply.max(Some(order));
+        }
+    }
+    if let Some(order) = last_reply {
+        THREADS.put(batch, &(head.nid, order, nid), &());
     }
     match arrivals.redaction.take() {
         Some((by, emptied)) if facts.redacted_by.is_none() => {
