@@ -31,6 +31,13 @@ test: deps ## Run every test, also with real Matrix clients
 	@KONTOR_BIN="$$CARGO_TARGET_DIR/debug/kontor" tests/offices/run.sh Outage
 	@cd complement && python3 -m unittest test_verdict
 
+.PHONY: clients
+clients: deps ## Run today's apps, which encrypt, in one office and in two
+	@scripts/deps.sh test
+	@$(CARGO) build --locked
+	@KONTOR_BIN="$$CARGO_TARGET_DIR/debug/kontor" SUITES=rust_sdk tests/clients/run.sh
+	@KONTOR_BIN="$$CARGO_TARGET_DIR/debug/kontor" tests/offices/run.sh Encryption
+
 .PHONY: interop
 interop: deps ## Share rooms with a real Synapse (see tests/offices/README.md)
 	@scripts/deps.sh test
@@ -44,10 +51,12 @@ complement: deps ## Run the whole acceptance suite (see complement/README.md)
 .PHONY: fmt
 fmt: ## Format the code
 	@$(CARGO) fmt
+	@$(CARGO) fmt --manifest-path tests/clients/rust-sdk/Cargo.toml
 
 .PHONY: lint
 lint: deps ## Check the format and the lints
 	@$(CARGO) fmt --check
+	@$(CARGO) fmt --check --manifest-path tests/clients/rust-sdk/Cargo.toml
 	$(CARGO) clippy --locked --all-targets -- --deny warnings
 
 .PHONY: clean

@@ -42,6 +42,10 @@ pub struct Config {
     pub registration: Registration,
     /// Which other servers it talks to, and how.
     pub federation: Federation,
+    /// How new rooms are.
+    pub rooms: Rooms,
+    /// What calls need.
+    pub calls: Calls,
     /// How it stores.
     pub database: Database,
     /// Who finds whom.
@@ -120,6 +124,32 @@ pub enum RegistrationMode {
     Token,
     /// Everybody.
     Open,
+}
+
+/// Section `rooms`: how new rooms are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rooms {
+    /// Which new rooms are encrypted although their creators do not ask for it.
+    pub encrypted: EncryptedRooms,
+}
+
+/// Which new rooms are encrypted although their creators do not ask for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EncryptedRooms {
+    /// None.
+    Off,
+    /// Those that one must be invited to.
+    Private,
+    /// All.
+    All,
+}
+
+/// Section `calls`: what calls need beside this node.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Calls {
+    /// Where apps get what they need to use a LiveKit server, the one to be preferred first.
+    pub livekit: Vec<BaseUrl>,
 }
 
 /// Section `database`: how the node stores.
@@ -210,6 +240,14 @@ impl Default for Registration {
             shared_secret_file: None,
             guests: false,
             shortest_password: NonZeroU8::new(8).expect("eight is not zero"),
+        }
+    }
+}
+
+impl Default for Rooms {
+    fn default() -> Self {
+        Self {
+            encrypted: EncryptedRooms::Off,
         }
     }
 }

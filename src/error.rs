@@ -92,6 +92,15 @@ impl Error {
         Self::api(StatusCode::BAD_REQUEST, "M_INVALID_PARAM", message)
     }
 
+    /// 400 M_UNKNOWN_POS: a place on a connection of sliding sync that is not known, or not any more. See MSC4186.
+    pub fn unknown_pos() -> Self {
+        Self::api(
+            StatusCode::BAD_REQUEST,
+            "M_UNKNOWN_POS",
+            "This position is not known any more; begin anew without one",
+        )
+    }
+
     /// 400 M_MISSING_PARAM.
     pub fn missing_param(name: &str) -> Self {
         Self::api(

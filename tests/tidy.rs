@@ -141,6 +141,7 @@ const COMPOSITION: &[&str] = &["app", "cli", "lib", "main"];
 const SERVICE_RANKS: &[&[&str]] = &[
     &[
         "appservices",
+        "delayed_rows",
         "device_lists",
         "keyring",
         "limits",
@@ -148,10 +149,10 @@ const SERVICE_RANKS: &[&[&str]] = &[
     ],
     &["accounts", "media"],
     &["rooms"],
-    &["ephemeral", "e2ee", "reports", "user_directory"],
+    &["ephemeral", "e2ee", "reports", "threads", "user_directory"],
     &["federation", "delivery", "profiles"],
     &["lifecycle", "peers"],
-    &["sync"],
+    &["delayed", "sync"],
     &["admin", "upkeep"],
 ];
 

@@ -55,6 +55,10 @@ pub(super) struct Accepts {
     pub(super) guests: bool,
     /// The longest body, in bytes.
     pub(super) body: u64,
+    /// Whether what is to be put there may be missing.
+    pub(super) no_body: bool,
+    /// Whether it only reads, although it is no GET, so that it may end when its client goes away.
+    pub(super) only_reads: bool,
 }
 
 /// The longest body of most endpoints: many events in one, each of which may have 64 KiB.
@@ -65,6 +69,8 @@ impl Accepts {
     pub(super) const USUAL: Self = Self {
         guests: false,
         body: USUAL_BODY,
+        no_body: false,
+        only_reads: false,
     };
 }
 
@@ -93,7 +99,7 @@ impl<R: IncomingRequest<Authentication: Scheme>> Ruma<R> {
         let body = body::read(body, accepts.body).await.map_err(refused)?;
         let body = decoded(&parts.headers, body, accepts.body).await?;
         let sent = body.clone();
-        let body = object_or_nothing(&parts.method, body)?;
+        let body = object_or_nothing(&parts.method, body, accepts.no_body)?;
         let requester = R::Authentication::prove(claim, services, &parts, &sent).await?;
         let query = parts.uri.query().unwrap_or_default().to_owned();
         let request = http::Request::from_parts(parts, &*body);
@@ -113,12 +119,12 @@ const MAX_DEPTH: usize = 100;
 
 /// The body, if it is one JSON object from its first to its last byte. What ruma's types do not look at must be JSON
 /// too. No body at all stands for an empty object where clients are known to leave it out.
-fn object_or_nothing(method: &http::Method, body: Bytes) -> Result<Bytes> {
+fn object_or_nothing(method: &http::Method, body: Bytes, no_body: bool) -> Result<Bytes> {
     if body.is_empty() {
         return match *method {
             http::Method::POST => Ok(Bytes::from_static(b"{}")),
             // What is to be put there must be said.
-            http::Method::PUT => Err(not_json("the body is missing".to_owned())),
+            http::Method::PUT if !no_body => Err(not_json("the body is missing".to_owned())),
             _ => Ok(body),
         };
     }

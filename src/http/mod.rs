@@ -42,15 +42,21 @@ pub fn endpoints() -> Vec<(Method, String)> {
 pub fn router(services: Arc<Services>) -> Router {
     routes()
         .finish()
-        .fallback(async || unrecognized(StatusCode::NOT_FOUND))
-        .method_not_allowed_fallback(async || unrecognized(StatusCode::METHOD_NOT_ALLOWED))
+        .fallback(async || unrecognized().into_response())
+        .method_not_allowed_fallback(async || {
+            no_such(StatusCode::METHOD_NOT_ALLOWED).into_response()
+        })
         .layer(from_fn(federation::coding::answer))
         .layer(from_fn(cross_origin))
         .with_state(services)
 }
 
-fn unrecognized(status: StatusCode) -> Response {
-    Error::api(status, "M_UNRECOGNIZED", "There is no such endpoint").into_response()
+fn unrecognized() -> Error {
+    no_such(StatusCode::NOT_FOUND)
+}
+
+fn no_such(status: StatusCode) -> Error {
+    Error::api(status, "M_UNRECOGNIZED", "There is no such endpoint")
 }
 
 /// Lets web apps of any origin in. See "Web browser clients".

@@ -4,6 +4,7 @@ use axum::{
     body::Body,
     response::{IntoResponse, Response},
 };
+use futures_util::stream;
 use http::{HeaderValue, StatusCode, header};
 use ruma::api::{OutgoingResponse, OutgoingResponseExt as _};
 use serde::Serialize;
@@ -44,6 +45,20 @@ impl Json {
 impl Answer for Json {
     fn into_response(self) -> Response {
         json_response(StatusCode::OK, self.0)
+    }
+}
+
+/// A JSON answer of any length, made while it is sent.
+pub(super) struct Pieces<I>(pub(super) I);
+
+impl<I: Iterator<Item = Result<String>> + Send + 'static> Answer for Pieces<I> {
+    fn into_response(self) -> Response {
+        // The status is sent already, so the connection breaks, and the client sees that the answer is not whole.
+        let logged = |error: &Error| tracing::error!(%error, "an answer broke off");
+        let pieces = self.0.map(move |piece| piece.inspect_err(logged));
+        let mut response = json_response(StatusCode::OK, String::new());
+        *response.body_mut() = Body::from_stream(stream::iter(pieces));
+        response
     }
 }
 

@@ -104,7 +104,8 @@ impl Routes {
                     match Ruma::<R>::extract(&services, accepts, path, request).await {
                         Ok(request) => {
                             let work = handler(services.clone(), request);
-                            run(&services, method == MethodFilter::GET, work).await
+                            let only_reads = accepts.only_reads || method == MethodFilter::GET;
+                            run(&services, only_reads, work).await
                         }
                         Err(error) => error.into_response(),
                     }

@@ -3,15 +3,19 @@
 use std::sync::Arc;
 
 use ruma::api::{
-    client::discovery::{
-        discover_homeserver::{self, HomeserverInfo},
-        discover_support::{self, Contact, ContactRole},
+    client::{
+        discovery::{
+            discover_homeserver::{self, HomeserverInfo},
+            discover_support::{self, Contact, ContactRole},
+        },
+        rtc::RtcTransport,
     },
     federation::discovery::discover_homeserver as discover_server,
 };
 
 use super::{extract::Ruma, routes::Routes};
 use crate::{
+    config::Calls,
     error::{Error, Result},
     service::Services,
 };
@@ -26,7 +30,9 @@ async fn client(
 ) -> Result<discover_homeserver::Response> {
     let url = services.config.server.client_url.as_ref();
     let url = url.ok_or_else(not_configured)?.as_str().to_owned();
-    Ok(discover_homeserver::Response::new(HomeserverInfo::new(url)))
+    let mut response = discover_homeserver::Response::new(HomeserverInfo::new(url));
+    response.rtc_foci = transports(&services.config.calls);
+    Ok(response)
 }
 
 async fn server(
@@ -56,6 +62,14 @@ async fn support(
     let mut response = discover_support::Response::with_contacts(contacts);
     response.support_page = page;
     Ok(response)
+}
+
+/// Where calls go, as apps are told: MSC4143.
+pub(super) fn transports(calls: &Calls) -> Vec<RtcTransport> {
+    let addresses = calls.livekit.iter();
+    addresses
+        .map(|address| RtcTransport::livekit(address.as_str().to_owned()))
+        .collect()
 }
 
 fn not_configured() -> Error {

@@ -11,10 +11,10 @@ pub enum BadKeys {
     #[error("the keys are not valid: {0}")]
     Malformed(&'static str),
     /// They are of another user or device.
-    #[error("the keys are not those of this device")]
+    #[error("the keys belong to somebody else")]
     OfAnother,
-    /// What is said to be the signature of the device is none.
-    #[error("the keys are not signed by the device: {0}")]
+    /// What is said to be a signature is none.
+    #[error("a signature is not valid: {0}")]
     Forged(String),
 }
 
@@ -49,15 +49,12 @@ pub fn own_keys(text: &str, user: &UserId, device: &str) -> Result<String, BadKe
     let key = keys.get(&id).and_then(CanonicalJsonValue::as_str);
     let key = key.and_then(decode_key);
     let key = key.ok_or(BadKeys::Malformed("there is no ed25519 key of the device"))?;
-    let signatures = member(&object, "signatures");
-    let signatures = signatures.ok_or(BadKeys::Malformed("`signatures` is no object"))?;
-    let signature = member(signatures, user.as_str());
-    let signature = signature.and_then(|by_user| by_user.get(&id)?.as_str());
+    member(&object, "signatures").ok_or(BadKeys::Malformed("`signatures` is no object"))?;
+    let signature = signature_by(&object, user, &id);
     let mut kept = CanonicalJsonObject::new();
     // Without one the keys are worth nothing to other clients, but the acceptance suite has some like that.
     if let Some(signature) = signature {
-        verify_text(&integrity::signed_text(&object), signature, &key)
-            .map_err(|bad| BadKeys::Forged(bad.to_string()))?;
+        verify(&object, signature, &key)?;
         let signature = CanonicalJsonValue::String(signature.to_owned());
         let by_device = CanonicalJsonObject::from([(id, signature)]);
         kept.insert(user.to_string(), CanonicalJsonValue::Object(by_device));
@@ -66,7 +63,83 @@ pub fn own_keys(text: &str, user: &UserId, device: &str) -> Result<String, BadKe
     Ok(integrity::canonical(&object))
 }
 
-fn member<'o>(object: &'o CanonicalJsonObject, name: &str) -> Option<&'o CanonicalJsonObject> {
+/// New identity keys with the signatures that the same keys had before; those that are new win. Other keys have to be
+/// signed again.
+#[must_use]
+pub fn with_signatures_of(new: String, before: &str) -> String {
+    let (Ok(mut object), Ok(mut before)) = (
+        integrity::parse_object(&new),
+        integrity::parse_object(before),
+    ) else {
+        return new;
+    };
+    if integrity::signed_text(&object) != integrity::signed_text(&before) {
+        return new;
+    }
+    let (Some(CanonicalJsonValue::Object(kept)), Some(CanonicalJsonValue::Object(added))) =
+        (before.remove("signatures"), object.remove("signatures"))
+    else {
+        return new;
+    };
+    let mut all = kept;
+    for (user, added) in added {
+        match (all.get_mut(&user), added) {
+            (Some(CanonicalJsonValue::Object(by_user)), CanonicalJsonValue::Object(added)) => {
+                by_user.extend(added);
+            }
+            (_, added) => {
+                all.insert(user, added);
+            }
+        }
+    }
+    object.insert("signatures".to_owned(), CanonicalJsonValue::Object(all));
+    integrity::canonical(&object)
+}
+
+/// The ed25519 key of a device in its identity keys, which were checked when they came.
+#[must_use]
+pub fn signing_key(keys: &CanonicalJsonObject, id: &str) -> Option<[u8; 32]> {
+    decode_key(member(keys, "keys")?.get(id)?.as_str()?)
+}
+
+/// The signature of a user's key in an object, which may be none.
+#[must_use]
+pub fn signature_by<'o>(
+    object: &'o CanonicalJsonObject,
+    user: &UserId,
+    id: &str,
+) -> Option<&'o str> {
+    let by_user = member(member(object, "signatures")?, user.as_str())?;
+    by_user.get(id)?.as_str()
+}
+
+/// All signatures of a user's keys in an object, by the ids of the keys.
+pub fn signatures_by<'o>(
+    object: &'o CanonicalJsonObject,
+    user: &UserId,
+) -> impl Iterator<Item = (&'o str, &'o str)> + use<'o> {
+    let by_user = member(object, "signatures").and_then(|all| member(all, user.as_str()));
+    let by_user = by_user.into_iter().flatten();
+    by_user.filter_map(|(id, signature)| Some((id.as_str(), signature.as_str()?)))
+}
+
+/// Checks a signature of an object.
+///
+/// # Errors
+/// [`BadKeys::Forged`].
+pub fn verify(
+    object: &CanonicalJsonObject,
+    signature: &str,
+    key: &[u8; 32],
+) -> Result<(), BadKeys> {
+    verify_text(&integrity::signed_text(object), signature, key)
+        .map_err(|bad| BadKeys::Forged(bad.to_string()))
+}
+
+pub(super) fn member<'o>(
+    object: &'o CanonicalJsonObject,
+    name: &str,
+) -> Option<&'o CanonicalJsonObject> {
     object.get(name).and_then(CanonicalJsonValue::as_object)
 }
 

@@ -40,6 +40,16 @@ pub struct Filter {
     pub room: RoomFilter,
 }
 
+impl Filter {
+    /// One that leaves out nothing but what is more than this many events of a timeline.
+    #[must_use]
+    pub fn with_limit(limit: u64) -> Self {
+        let mut filter = Self::default();
+        filter.room.timeline.event.limit = Some(limit);
+        filter
+    }
+}
+
 /// The form in which a client wants events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]

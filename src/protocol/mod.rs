@@ -3,6 +3,7 @@
 pub mod acl;
 pub mod auth;
 pub mod backoff;
+pub mod cross_signing;
 pub mod device_keys;
 pub mod event;
 pub mod filter;

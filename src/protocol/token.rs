@@ -48,6 +48,54 @@ impl SyncToken {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PageToken(pub i64);
 
+/// Where a connection of sliding sync stands: `p`, a position, and which answer on which connection it came with.
+///
+/// See MSC4186. It serves as a [`PageToken`] too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlidingToken {
+    /// Everything up to and with this position was told, or is noted on the connection.
+    pub position: Position,
+    /// Tells the connections of different devices apart, and those of one with different names.
+    pub owner: u64,
+    /// Tells the connections apart that one device has had under one name.
+    pub epoch: u64,
+    /// Counts the answers.
+    pub number: u64,
+}
+
+impl fmt::Display for SlidingToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            position,
+            owner,
+            epoch,
+            number,
+        } = self;
+        write!(f, "p{position}_{owner}_{epoch}_{number}")
+    }
+}
+
+impl FromStr for SlidingToken {
+    type Err = BadToken;
+
+    fn from_str(text: &str) -> Result<Self, BadToken> {
+        let text = text.strip_prefix('p').ok_or(BadToken)?;
+        let mut numbers = text.split('_').map(number::<u64>);
+        let mut next = || numbers.next().ok_or(BadToken)?;
+        let token = Self {
+            position: Position(next()?),
+            owner: next()?,
+            epoch: next()?,
+            number: next()?,
+        };
+        // Positions are orders too, and those are signed.
+        if i64::try_from(token.position.0).is_err() || numbers.next().is_some() {
+            return Err(BadToken);
+        }
+        Ok(token)
+    }
+}
+
 impl fmt::Display for SyncToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "s{}", self.position)?;
@@ -97,6 +145,9 @@ impl FromStr for PageToken {
     fn from_str(text: &str) -> Result<Self, BadToken> {
         match text.strip_prefix('t') {
             Some(order) => number(order).map(Self),
+            None if text.starts_with('p') => text
+                .parse::<SlidingToken>()
+                .map(|token| Self(token.position.live_order())),
             None => text.parse::<SyncToken>().map(Self::from),
         }
     }
@@ -142,12 +193,23 @@ mod tests {
         }
 
         #[test]
-        fn only_what_we_write_is_read(text in "[st]?[-+0-9_ ]{0,4}|.{0,6}") {
+        fn places_on_connections_round_trip(position in 0..=i64::MAX.unsigned_abs(), owner: u64, epoch: u64, number: u64) {
+            let token = SlidingToken { position: Position(position), owner, epoch, number };
+            prop_assert_eq!(token.to_string().parse(), Ok(token));
+            prop_assert_eq!(token.to_string().parse(), Ok(PageToken(i64::try_from(position).expect("in range"))));
+            prop_assert_eq!(format!("{token}_0").parse::<SlidingToken>(), Err(BadToken));
+        }
+
+        #[test]
+        fn only_what_we_write_is_read(text in "[stp]?[-+0-9_ ]{0,4}|.{0,6}|p[0-9_]{0,9}") {
+            if let Ok(token) = text.parse::<SlidingToken>() {
+                prop_assert_eq!(token.to_string(), text.clone());
+            }
             if let Ok(token) = text.parse::<SyncToken>() {
                 prop_assert_eq!(token.to_string(), text.clone());
             }
             if let Ok(token) = text.parse::<PageToken>() {
-                prop_assert!(token.to_string() == text || text.starts_with('s'));
+                prop_assert!(token.to_string() == text || text.starts_with(['s', 'p']));
             }
         }
     }

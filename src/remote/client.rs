@@ -246,6 +246,7 @@ impl Network {
             | Kind::Connect { .. }
             | Kind::Tls(_)
             | Kind::Timeout(_)
+            | Kind::Slow(_)
             | Kind::Broken(_),
         ) = &outcome
         {

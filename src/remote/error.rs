@@ -46,6 +46,9 @@ pub enum Kind {
     /// It took too long.
     #[error("no complete answer within {} s", .0.as_secs_f32())]
     Timeout(Duration),
+    /// So few bytes came that it would never end.
+    #[error("its answer trickles: less than {0} bytes in half a minute")]
+    Slow(usize),
     /// The connection ended before the answer did.
     #[error("the connection broke off: {0}")]
     Broken(String),
@@ -95,7 +98,7 @@ impl Kind {
             Self::Tls(_) => {
                 "Compare the clocks of both machines (`date`). If the certificate there was replaced by one of another authority, pair the nodes again."
             }
-            Self::Timeout(_) | Self::Broken(_) => {
+            Self::Timeout(_) | Self::Slow(_) | Self::Broken(_) => {
                 "Look at the load of the machine there, and at firewalls and proxies on the way: they must not end or delay connections."
             }
             Self::Status { .. } | Self::TooLarge(_) | Self::BadAnswer(_) => {
@@ -121,9 +124,23 @@ impl Kind {
             | Self::Connect { .. }
             | Self::Tls(_)
             | Self::Timeout(_)
+            | Self::Slow(_)
             | Self::Broken(_)
             | Self::BadAnswer(_) => true,
         }
+    }
+
+    /// Whether nothing came back, be it the server or the way to it that is down.
+    pub fn is_silence(&self) -> bool {
+        matches!(
+            self,
+            Self::Name(_)
+                | Self::Connect { .. }
+                | Self::Tls(_)
+                | Self::Timeout(_)
+                | Self::Slow(_)
+                | Self::Broken(_)
+        )
     }
 }
 
@@ -156,7 +173,7 @@ impl Error {
             Kind::Status {
                 errcode, message, ..
             } => format!("{server} refused: {errcode} {message}"),
-            Kind::Timeout(_) => format!("{server} did not answer in time"),
+            Kind::Timeout(_) | Kind::Slow(_) => format!("{server} did not answer in time"),
             Kind::TooLarge(_) | Kind::BadAnswer(_) => format!("{server} gave a wrong answer"),
             Kind::Request(_) => format!("The request to {server} could not be made"),
             Kind::Name(_)

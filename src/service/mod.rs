@@ -1,6 +1,8 @@
 //! Use cases: each opens a view, decides, and commits. Built bottom-up, each part given only what it uses.
 
 pub mod accounts;
+pub mod delayed;
+mod delayed_rows;
 mod device_lists;
 pub mod e2ee;
 pub mod ephemeral;
@@ -14,6 +16,7 @@ pub mod reports;
 mod requester;
 pub mod rooms;
 pub mod sync;
+pub mod threads;
 mod upkeep;
 pub mod user_directory;
 
@@ -24,6 +27,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use self::requester::Requester;
 use self::{
     accounts::{Accounts, Cost},
+    delayed::DelayedEvents,
     e2ee::Encryption,
     ephemeral::{Presence, Receipts, Typing},
     federation::{Federation, Handshakes},
@@ -35,6 +39,7 @@ use self::{
     reports::Reports,
     rooms::Rooms,
     sync::{Sources, Sync},
+    threads::Threads,
     user_directory::UserDirectory,
 };
 use crate::{
@@ -74,11 +79,15 @@ pub struct Services {
     /// The servers with which this node is paired.
     pub peers: Peers,
     /// What begins, changes and ends a user's part in rooms.
-    pub lifecycle: Lifecycle,
+    pub lifecycle: Arc<Lifecycle>,
+    /// Events that are sent later.
+    pub delayed: Arc<DelayedEvents>,
     /// Who is typing.
     pub typing: Arc<Typing>,
     /// Who has read what.
     pub receipts: Arc<Receipts>,
+    /// Which threads users follow.
+    pub threads: Arc<Threads>,
     /// Who is there.
     pub presence: Arc<Presence>,
     /// Messages and keys of devices.
@@ -152,6 +161,7 @@ impl Services {
             stop.clone(),
         ));
         let receipts = Arc::new(Receipts::new(store.clone(), clock.clone(), rooms.clone()));
+        let threads = Arc::new(Threads::new(store.clone(), rooms.clone()));
         let presence = Arc::new(Presence::new(
             store.clone(),
             clock.clone(),
@@ -180,16 +190,29 @@ impl Services {
             told_rooms: federation::ToldRooms::default(),
             handshakes: Handshakes::new(limits.clone()),
             inbox: federation::Inbox::open(&store)?,
+            silent: federation::Silent::default(),
             tasks: tasks.clone(),
             stop: stop.clone(),
         });
-        let lifecycle = Lifecycle::new(
+        let lifecycle = Arc::new(Lifecycle::new(
             store.clone(),
+            clock.clone(),
             rooms.clone(),
             accounts.clone(),
             federation.clone(),
             limits.clone(),
-        );
+        ));
+        let delayed = Arc::new(DelayedEvents::new(delayed::Parts {
+            store: store.clone(),
+            clock: clock.clone(),
+            entropy: entropy.clone(),
+            limits: limits.clone(),
+            accounts: accounts.clone(),
+            rooms: rooms.clone(),
+            lifecycle: lifecycle.clone(),
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+        }));
         let peers = Peers::open(peers::Parts {
             config: config.clone(),
             store: store.clone(),
@@ -206,6 +229,7 @@ impl Services {
             receipts: receipts.clone(),
             presence: presence.clone(),
             encryption: encryption.clone(),
+            entropy: entropy.clone(),
         };
         let sync = Sync::new(store.clone(), clock.clone(), stop.clone(), sources);
         Ok(Self {
@@ -223,8 +247,10 @@ impl Services {
             federation,
             peers,
             lifecycle,
+            delayed,
             typing,
             receipts,
+            threads,
             presence,
             encryption,
             sync: Arc::new(sync),

@@ -42,6 +42,11 @@ impl Services {
                 tracing::error!(%error, "old transactions could not be removed");
             }
             if round.is_multiple_of(ROUNDS_PER_SWEEP)
+                && let Err(error) = self.delayed.forget_transactions(TRANSACTION_AGE)
+            {
+                tracing::error!(%error, "old transactions of delayed events could not be removed");
+            }
+            if round.is_multiple_of(ROUNDS_PER_SWEEP)
                 && let Err(error) = self.encryption.forget_sent()
             {
                 tracing::error!(%error, "old transactions of devices could not be removed");

@@ -8,11 +8,11 @@ use super::{
     open::Inner,
     outgoing::Note,
     schema::{
-        ACCOUNTS, CURRENT_STATE, EXTRA_TARGETS, LASTING_EDUS, LEFT_SERVERS, LOCAL_EVENTS, PROFILES,
-        PUBLIC_ROOMS, USER_DIRECTORY_CHANGES,
+        ACCOUNTS, CURRENT_STATE, EXTRA_TARGETS, INTRODUCTIONS, LASTING_EDUS, LEFT_SERVERS,
+        LOCAL_EVENTS, PROFILES, PUBLIC_ROOMS, USER_DIRECTORY_CHANGES,
     },
 };
-use crate::protocol::ids::{Position, RoomNid, ServerNid, UserNid};
+use crate::protocol::ids::{EventNid, Position, RoomNid, ServerNid, UserNid};
 
 /// A set of users; copies share their nodes.
 pub type Members = imbl::HashSet<UserNid>;
@@ -131,7 +131,7 @@ impl<'s> Batch<'s> {
     }
 
     /// Has other servers told of something, once the batch is durable. What has a row in `LOCAL_EVENTS`,
-    /// `EXTRA_TARGETS` or `LASTING_EDUS` is noted with it.
+    /// `EXTRA_TARGETS`, `LASTING_EDUS` or `INTRODUCTIONS` is noted with it.
     pub fn tell_servers(&mut self, position: Position, note: Note) {
         self.outgoing.push((position, note));
     }
@@ -141,12 +141,20 @@ impl<'s> Batch<'s> {
         if table == LOCAL_EVENTS.name
             && let Some((room, position)) = <(RoomNid, Position)>::decode(key)
         {
-            self.tell_servers(position, Note::Event { room });
+            let named = <Option<EventNid>>::from_bytes(value).flatten();
+            let event = named.unwrap_or(EventNid(position.0));
+            self.tell_servers(position, Note::Event { room, event });
         } else if table == EXTRA_TARGETS.name
             && let Some((server, position)) = <(ServerNid, Position)>::decode(key)
-            && let Some((room,)) = <(RoomNid,)>::from_bytes(value)
+            && let Some((room, named)) = <(RoomNid, Option<EventNid>)>::from_bytes(value)
         {
-            self.tell_servers(position, Note::Extra { server, room });
+            let event = named.unwrap_or(EventNid(position.0));
+            let note = Note::Extra {
+                server,
+                room,
+                event,
+            };
+            self.tell_servers(position, note);
         } else if table == LASTING_EDUS.name
             && let Some((server, position)) = <(ServerNid, Position)>::decode(key)
         {
@@ -156,6 +164,10 @@ impl<'s> Batch<'s> {
             && let Some((until,)) = <(Position,)>::from_bytes(value)
         {
             self.tell_servers(until, Note::Left { server });
+        } else if table == INTRODUCTIONS.name
+            && let Some((position, _, _)) = <(Position, RoomNid, UserNid)>::decode(key)
+        {
+            self.tell_servers(position, Note::Introduction);
         }
         self.note_change(table, key);
         self.note_account(table, key);
@@ -166,6 +178,11 @@ impl<'s> Batch<'s> {
         self.note_change(table, key);
         self.note_account(table, key);
         self.writes.delete_cf(self.inner.table(table), key);
+    }
+
+    pub(super) fn delete_range(&mut self, table: &'static str, from: &[u8], to: &[u8]) {
+        let table = self.inner.table(table);
+        self.writes.delete_range_cf(table, from, to);
     }
 
     /// Notes that what is told of a room outside may have changed, once the batch is durable. Changes of the current

@@ -1,10 +1,14 @@
 //! Walks the whole store for broken invariants. Used by `kontor check` and by the crash tests.
 
+mod delayed;
 mod encryption;
 mod federation;
 mod people;
 
-use std::fmt::{Debug, Display};
+use std::{
+    collections::BTreeMap,
+    fmt::{Debug, Display},
+};
 
 use ruma::{ServerName, events::room::member::MembershipState};
 use serde::de::IgnoredAny;
@@ -19,7 +23,7 @@ use super::{
         META, NODE, OPENID_TOKENS, PRESENCE, PROFILES, PUBLIC_ROOMS, RECEIPTS, RECEIPTS_OF,
         REFRESH_TOKENS, REGISTRATION_TOKENS, RELATIONS, ROOM_ALIASES, ROOM_HEADS, ROOM_IDS,
         ROOM_MEMBERS, ROOM_NIDS, SERVER_KEYS, SERVER_NAMES, SERVER_NIDS, STATE, STATE_KEY_NIDS,
-        STATE_KEYS, TIMELINE, TRANSACTIONS, UNREAD, USER_IDS, USER_NIDS, USER_ROOMS,
+        STATE_KEYS, THREADS, TIMELINE, TRANSACTIONS, UNREAD, USER_IDS, USER_NIDS, USER_ROOMS,
     },
     table::Table,
 };
@@ -53,6 +57,8 @@ impl Store {
         check.names(&mut say)?;
         check.federation(&mut say)?;
         check.encryption(&mut say)?;
+        check.delayed(&mut say)?;
+        check.thread_subscriptions(&mut say)?;
         check.server_keys(&mut say)?;
         // Any value will do in these two, as long as it can be read.
         check.rows(&META, &mut say, |_, _, _| Ok(()))?;
@@ -273,6 +279,7 @@ impl Check<'_> {
     }
 
     fn around_events(&self, say: &mut dyn FnMut(Complaint)) -> Result<()> {
+        self.threads(say)?;
         self.rows(&RELATIONS, say, |say, (parent, kind, order), row| {
             if !self.has_event(parent)? || !self.has_event(row.event)? {
                 say(format!(
@@ -305,6 +312,34 @@ impl Check<'_> {
             }
             Ok(())
         })
+    }
+
+    fn threads(&self, say: &mut dyn FnMut(Complaint)) -> Result<()> {
+        self.rows(&THREADS, say, |say, (room, order, root), ()| {
+            if EVENTS.get(&self.view, &(root,))?.map(|row| row.room) != Some(room) {
+                say(format!(
+                    "thread {root} is listed at {order} in room {room}, which is not its own"
+                ));
+            }
+            Ok(())
+        })?;
+        let mut newest = BTreeMap::new();
+        self.rows(&RELATIONS, say, |_, (root, kind, order), _| {
+            if kind == "m.thread" {
+                newest.insert(root, order);
+            }
+            Ok(())
+        })?;
+        for (root, order) in newest {
+            let row = EVENTS.get(&self.view, &(root,))?;
+            let Some(room) = row.map(|row| row.room) else {
+                continue;
+            };
+            if !THREADS.contains(&self.view, &(room, order, root))? {
+                say(format!("thread {root} of room {room} is not listed"));
+            }
+        }
+        Ok(())
     }
 
     fn sessions(&self, say: &mut dyn FnMut(Complaint)) -> Result<()> {

@@ -270,6 +270,38 @@ impl<P: Part> Value for (P,) {
     }
 }
 
+/// Something that may be missing.
+impl<P: Part> Value for Option<P> {
+    fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        if let Some(part) = self {
+            part.encode(true, &mut out);
+        }
+        out
+    }
+    fn from_bytes(mut bytes: &[u8]) -> Option<Self> {
+        if bytes.is_empty() {
+            return Some(None);
+        }
+        let part = P::decode(true, &mut bytes)?;
+        bytes.is_empty().then_some(Some(part))
+    }
+}
+
+/// The same behind something that is always there.
+impl<P: Part, Q: Part> Value for (P, Option<Q>) {
+    fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(16);
+        self.0.encode(false, &mut out);
+        out.extend(self.1.to_bytes());
+        out
+    }
+    fn from_bytes(mut bytes: &[u8]) -> Option<Self> {
+        let first = P::decode(false, &mut bytes)?;
+        Some((first, Option::from_bytes(bytes)?))
+    }
+}
+
 macro_rules! id_values {
     ($($id:ty),*) => {$(
         impl Value for $id {

@@ -40,6 +40,8 @@ impl Kinds {
     pub const PRESENCE: Self = Self(32);
     /// To-device messages, device lists or one-time keys.
     pub const DEVICES: Self = Self(64);
+    /// Which threads the user follows.
+    pub const THREADS: Self = Self(128);
 
     /// Both sets together.
     #[must_use]

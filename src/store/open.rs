@@ -33,7 +33,7 @@ use super::{
 use crate::protocol::ids::Position;
 
 /// Raised with every change that older programs could not read, or would break by writing.
-const SCHEMA_VERSION: u64 = 2;
+const SCHEMA_VERSION: u64 = 3;
 
 /// When an acknowledged write is safe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,6 +204,8 @@ fn open_engine(path: &Path, options: &Options) -> Result<DB> {
     engine.set_max_total_wal_size(u64::try_from(memtables * 2).unwrap_or(u64::MAX));
     engine.set_max_background_jobs(2);
     engine.set_max_open_files(512);
+    // At the start it opens a few files of each table; to start threads for that, for each table anew, costs more.
+    engine.set_max_file_opening_threads(1);
     engine.set_keep_log_file_num(4);
     engine.set_max_log_file_size(4 << 20);
     engine.set_stats_dump_period_sec(0);
@@ -213,8 +215,15 @@ fn open_engine(path: &Path, options: &Options) -> Result<DB> {
     // operating system by itself, or a killed process would lose it.
     engine.set_manual_wal_flush(options.sync == Sync::Always);
 
+    // Made once for each profile: the engine makes a cache with each new set of options, even where it is given another.
+    let [point, sequential] = [Profile::Point, Profile::Sequential]
+        .map(|profile| table_options(profile, &cache, memtables));
     let table = |name: &str, profile| {
-        ColumnFamilyDescriptor::new(name, table_options(profile, &cache, memtables))
+        let options = match profile {
+            Profile::Point => &point,
+            Profile::Sequential => &sequential,
+        };
+        ColumnFamilyDescriptor::new(name, options.clone())
     };
     let known = schema::all();
     let tables = known.iter().map(|&(name, profile)| table(name, profile));

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::futures::Notified;
 
-use crate::protocol::ids::{Position, RoomNid, ServerNid, UserNid};
+use crate::protocol::ids::{EventNid, Position, RoomNid, ServerNid, UserNid};
 
 /// How much is kept for one who does not come to take it.
 const MOST: usize = 50_000;
@@ -20,6 +20,8 @@ pub enum Note {
     Event {
         /// Its room.
         room: RoomNid,
+        /// The event.
+        event: EventNid,
     },
     /// An event for a server that is not in the room, by the row in `EXTRA_TARGETS` that has its position.
     Extra {
@@ -27,6 +29,8 @@ pub enum Note {
         server: ServerNid,
         /// The room.
         room: RoomNid,
+        /// The event.
+        event: EventNid,
     },
     /// A message for a server that must not be lost, by the row in `LASTING_EDUS` that has its position.
     Lasting {
@@ -39,6 +43,8 @@ pub enum Note {
         /// The server.
         server: ServerNid,
     },
+    /// Users here and servers have met in a room, by a row in `INTRODUCTIONS`.
+    Introduction,
     /// A receipt of a local user, by the row in `RECEIPTS` that has its position.
     Receipt {
         /// The room.
@@ -120,8 +126,8 @@ mod tests {
     use super::*;
 
     fn note(position: u64) -> Vec<(Position, Note)> {
-        let room = RoomNid(1);
-        vec![(Position(position), Note::Event { room })]
+        let (room, event) = (RoomNid(1), EventNid(position));
+        vec![(Position(position), Note::Event { room, event })]
     }
 
     #[test]

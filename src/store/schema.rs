@@ -14,10 +14,11 @@ use crate::protocol::ids::{
 };
 
 mod account;
+mod delayed;
 mod encryption;
 mod federation;
 mod rooms;
-pub use self::{account::*, encryption::*, federation::*, rooms::*};
+pub use self::{account::*, delayed::*, encryption::*, federation::*, rooms::*};
 
 macro_rules! tables {
     ($($(#[$doc:meta])* $table:ident = $name:literal: $key:ty => $value:ty, $profile:ident;)*) => {
@@ -70,10 +71,11 @@ tables! {
     GAPS = "gaps": (RoomNid, i64) => GapRow, Point;
     /// Events that wait for the one that they redact or relate to: room, id of that event, the one that waits.
     WAITING = "waiting": (RoomNid, String, EventNid) => (), Sequential;
-    /// What this node has made and other servers are to be told: the position is the event's number.
-    LOCAL_EVENTS = "local_events": (RoomNid, Position) => (), Sequential;
+    /// What this node has made or taken on for others and other servers are to be told. The position is that of its place in
+    /// the room; the event is the one of that number, unless another is named, which was stored before it had a place.
+    LOCAL_EVENTS = "local_events": (RoomNid, Position) => Option<EventNid>, Sequential;
     /// The same for servers that are not in the room any more, or not yet.
-    EXTRA_TARGETS = "extra_targets": (ServerNid, Position) => (RoomNid,), Sequential;
+    EXTRA_TARGETS = "extra_targets": (ServerNid, Position) => (RoomNid, Option<EventNid>), Sequential;
     /// Servers that are in a room no more, by when the first of their users had come, and until when one was there: what
     /// was said meanwhile they are told all the same. Gone when they have been.
     LEFT_SERVERS = "left_servers": (ServerNid, RoomNid, Position) => (Position,), Sequential;
@@ -107,10 +109,16 @@ tables! {
     // -- Relations and reading ------------------------------------------------------------------------------------
     /// Events by the event that they relate to: parent, relation type, order. A redacted event relates to nothing.
     RELATIONS = "relations": (EventNid, String, i64) => RelationRow, Sequential;
+    /// The threads of a room by the order of their newest reply: room, order, root. One that has been overtaken may be left.
+    THREADS = "threads": (RoomNid, i64, EventNid) => (), Sequential;
     /// Receipts in the order in which they were given.
     RECEIPTS = "receipts": (RoomNid, Position) => ReceiptRow, Sequential;
     /// The newest receipt of a user in a room by receipt type and thread.
     RECEIPTS_OF = "receipts_of": (RoomNid, UserNid, String, String) => ReceiptRow, Point;
+    /// The threads that a user has ever followed, by the first event of each.
+    THREAD_SUBSCRIPTIONS = "thread_subscriptions": (UserNid, EventNid) => ThreadSubscriptionRow, Point;
+    /// The same in the order in which that last changed.
+    THREAD_SUBSCRIPTION_CHANGES = "thread_subscription_changes": (UserNid, Position) => (EventNid,), Sequential;
     /// How far a user's unread counts have been worked out.
     UNREAD = "unread": (UserNid, RoomNid) => UnreadRow, Point;
 
@@ -162,12 +170,32 @@ tables! {
     FALLBACK_KEYS = "fallback_keys": (UserNid, String, String) => FallbackKeyRow, Point;
     /// What a device is told of its keys.
     KEY_COUNTS = "key_counts": (UserNid, String) => KeyCountsRow, Point;
+    /// The cross-signing keys of local users by their usage, with what the users' own keys have signed of them, as JSON.
+    CROSS_SIGNING_KEYS = "cross_signing_keys": (UserNid, String) => String, Point;
+    /// What a local user, named second, has signed of another one's master key; nobody else sees it.
+    USER_SIGNATURES = "user_signatures": (UserNid, UserNid) => UserSignatureRow, Point;
+    /// Whose keys look new to a local user since then, and to nobody else: by that user's own doing.
+    PRIVATE_KEY_CHANGES = "private_key_changes": (UserNid, Position) => (UserNid,), Sequential;
     /// When the devices of a user, their names or their keys last changed.
     DEVICE_LISTS = "device_lists": (UserNid,) => (Position,), Point;
     /// The same in the order of these changes.
     DEVICE_LIST_CHANGES = "device_list_changes": (Position,) => (UserNid,), Sequential;
     /// Keys of a user of another server, which tells us when they change.
     REMOTE_KEYS = "remote_keys": (UserNid,) => RemoteKeysRow, Point;
+    /// The device of a user that nobody is logged in with, which gets messages until another takes its place.
+    DEHYDRATED_DEVICES = "dehydrated_devices": (UserNid,) => DehydratedRow, Point;
+    /// Backups of room keys, by user and version: the position at which it began.
+    KEY_BACKUPS = "key_backups": (UserNid, Position) => KeyBackupRow, Point;
+    /// The keys in a backup by room and session, as JSON.
+    BACKUP_KEYS = "backup_keys": (UserNid, Position, String, String) => String, Sequential;
+    /// Events that are to be sent later, by their ids.
+    DELAYED_EVENTS = "delayed_events": (String,) => DelayedRow, Point;
+    /// The same by user.
+    DELAYED_OF = "delayed_of": (UserNid, String) => (), Sequential;
+    /// The same by when they are tried next, in milliseconds since the epoch: the room.
+    DELAYED_DUE = "delayed_due": (u64, String) => (RoomNid,), Sequential;
+    /// Transactions that asked for such events, by user, device and transaction.
+    DELAYED_TRANSACTIONS = "delayed_transactions": (UserNid, String, String) => DelayedTransactionRow, Point;
     /// Last known presence.
     PRESENCE = "presence": (UserNid,) => PresenceRow, Point;
 
@@ -179,6 +207,9 @@ tables! {
     /// Messages that another server must get however long it takes, as ready-made EDUs: those to devices, and that
     /// devices have changed.
     LASTING_EDUS = "lasting_edus": (ServerNid, Position) => String, Sequential;
+    /// Who has come into a room so that users here and servers there have met, of whom the servers may not know the
+    /// devices: when, where, and the user. Gone when the servers were told, or nobody was new to anybody.
+    INTRODUCTIONS = "introductions": (Position, RoomNid, UserNid) => (), Sequential;
     /// Which messages to devices have come from another server, by their ids: when, in milliseconds since the epoch.
     RECEIVED_TO_DEVICE = "received_to_device": (ServerNid, String) => (u64,), Point;
     /// The newest document with which each of these servers published its keys.

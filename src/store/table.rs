@@ -110,6 +110,15 @@ impl<K: Key, V: Value> Table<K, V> {
         batch.delete(self.name, &key.key_bytes());
     }
 
+    /// Removes all rows whose keys begin with `prefix` when the batch commits, however many there are. Only for rows that
+    /// nobody is told of.
+    pub fn delete_all(&self, batch: &mut Batch<'_>, prefix: &impl AsPrefix<K>) {
+        let prefix = prefix.prefix_bytes();
+        // Every prefix begins with a number that is not the greatest of all.
+        let upper = after_prefix(&prefix).unwrap_or_else(|| vec![0xFF; prefix.len() + 1]);
+        batch.delete_range(self.name, &prefix, &upper);
+    }
+
     fn rows<'v>(
         &self,
         view: &'v View,

@@ -3,7 +3,7 @@
 #
 #   KONTOR_BIN=target/release/kontor tests/clients/run.sh      starts that server on a free port, with data of its own
 #   HOMESERVER_URL=http://127.0.0.1:8008 tests/clients/run.sh  uses the server that is there
-#   SUITES="js python bad_input"                               only these
+#   SUITES="js python bad_input"                               only these; rust_sdk only if it is named here
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 suites=${SUITES:-js python bad_input}
@@ -77,10 +77,14 @@ verdict() { # verdict NAME COMMAND...: one test of our own
 }
 
 . "$here/venv.sh"
-modules=$here/js/node_modules
-if ! cmp -s "$here/js/package-lock.json" "$modules/.installed"; then
-    (cd "$here/js" && npm ci --silent)
-    cp "$here/js/package-lock.json" "$modules/.installed"
+"$here/js/install.sh"
+# A few minutes of compilation the first time.
+rust_target=${XDG_CACHE_HOME:-$HOME/.cache}/kontor/rust-sdk-target
+if [[ " $suites " = *" rust_sdk "* ]]; then
+    (
+        . "$here/../../scripts/env.sh"
+        CARGO_TARGET_DIR=$rust_target cargo build --locked --quiet --manifest-path "$here/rust-sdk/Cargo.toml"
+    )
 fi
 
 ours=
@@ -121,6 +125,7 @@ for suite in $suites; do
     case $suite in
         js) count "matrix-js-sdk" javascript ;;
         python) count "matrix-nio" timeout 900 python "$here/run_unittests.py" "$here/python" ;;
+        rust_sdk) count "matrix-rust-sdk" timeout 900 "$rust_target/debug/rust-sdk" ;;
         bad_input)
             count "bad input" env ${KONTOR_PID:+KONTOR_PID=$KONTOR_PID} \
                 timeout 900 python "$here/run_unittests.py" "$here/bad_input"

@@ -100,7 +100,24 @@ guests    POST   r0,v3                            keys/upload
 guests    POST   r0,v3                            keys/query
 guests    POST   r0,v3                            keys/claim
 users     GET    r0,v3                            keys/changes
+users     POST   unstable,v3                      keys/device_signing/upload
+users     POST   unstable,v3                      keys/signatures/upload
 guests    PUT    r0,v3                            sendToDevice/{event_type}/{txn_id}
+
+users     GET    unstable,r0,v3                   room_keys/version
+users     POST   unstable,v3                      room_keys/version
+users     GET    unstable,v3                      room_keys/version/{version}
+users     PUT    unstable,v3                      room_keys/version/{version}
+users     DELETE unstable,r0,v3                   room_keys/version/{version}
+users     GET    unstable,r0,v3                   room_keys/keys
+users     PUT    unstable,v3                      room_keys/keys
+users     DELETE unstable,r0,v3                   room_keys/keys
+users     GET    unstable,r0,v3                   room_keys/keys/{room_id}
+users     PUT    unstable,r0,v3                   room_keys/keys/{room_id}
+users     DELETE unstable,r0,v3                   room_keys/keys/{room_id}
+users     GET    unstable,r0,v3                   room_keys/keys/{room_id}/{session_id}
+users     PUT    unstable,r0,v3                   room_keys/keys/{room_id}/{session_id}
+users     DELETE unstable,r0,v3                   room_keys/keys/{room_id}/{session_id}
 
 users     GET    r0,v3                            presence/{user_id}/status
 users     PUT    r0,v3                            presence/{user_id}/status
@@ -156,6 +173,22 @@ guests    PUT    r0,v3                            rooms/{room_id}/redact/{event_
 guests    GET    unstable,v1                      rooms/{room_id}/relations/{event_id}
 guests    GET    unstable,v1                      rooms/{room_id}/relations/{event_id}/{rel_type}
 guests    GET    unstable,v1                      rooms/{room_id}/relations/{event_id}/{rel_type}/{event_type}
+guests    GET    unstable/org.matrix.msc3856,v1   rooms/{room_id}/threads
+users     GET    unstable/org.matrix.msc3814.v1   dehydrated_device
+users     PUT    unstable/org.matrix.msc3814.v1   dehydrated_device
+users     DELETE unstable/org.matrix.msc3814.v1   dehydrated_device
+users     GET    unstable/org.matrix.msc3814.v1   dehydrated_device/{device_id}/events
+users     POST   unstable/org.matrix.msc3814.v1   dehydrated_device/{device_id}/events
+users     GET    unstable/io.element.msc4306      rooms/{room_id}/thread/{thread_root}/subscription
+users     PUT    unstable/io.element.msc4306      rooms/{room_id}/thread/{thread_root}/subscription
+users     DELETE unstable/io.element.msc4306      rooms/{room_id}/thread/{thread_root}/subscription
+users     GET    unstable/io.element.msc4308      thread_subscriptions
+guests    GET    unstable/org.matrix.msc4143      rtc/transports
+guests    PUT    unstable/org.matrix.msc4140      rooms/{room_id}/delayed_event/{event_type}/{txn_id}
+guests    GET    unstable/org.matrix.msc4140      delayed_events
+guests    GET    unstable/org.matrix.msc4140      delayed_events/{delay_id}
+everybody POST   unstable/org.matrix.msc4140      delayed_events/{delay_id}
+everybody POST   unstable/org.matrix.msc4140      delayed_events/{delay_id}/{action}
 guests    PUT    r0,v3                            rooms/{room_id}/send/{event_type}/{txn_id}
 guests    GET    r0,v3                            rooms/{room_id}/state
 guests    GET    v3                               rooms/{room_id}/state/{event_type}
@@ -185,6 +218,7 @@ users     GET    r0,v3                            thirdparty/user
 users     GET    r0,v3                            thirdparty/user/{protocol}
 users     DELETE unstable/org.matrix.msc3391      user/{user_id}/account_data/{event_type}
 users     DELETE unstable/org.matrix.msc3391      user/{user_id}/rooms/{room_id}/account_data/{event_type}
+guests    POST   unstable/org.matrix.simplified_msc3575 sync
 ";
 
 /// The table with one row per path.
@@ -245,6 +279,11 @@ fn filled_in(path: &str, user_id: &str) -> String {
         .replace("{filter_id}", "1")
         .replace("{field}", "displayname")
         .replace("{tag}", "u.work")
+        .replace("{version}", "1")
+        .replace("{delay_id}", "delay")
+        .replace("{thread_root}", "$nothing")
+        .replace("{action}", "restart")
+        .replace("{session_id}", "session")
         .replace("{key_id}", "ed25519:1")
         .replace("{server_name}", "nowhere.example");
     assert!(!filled.contains('{'), "{filled}: a name is not filled in");

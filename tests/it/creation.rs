@@ -310,3 +310,45 @@ async fn what_can_not_be_makes_no_room() {
     let room = text(&ok(alice.post(CREATE, json!({})).await), "room_id");
     assert!(room.starts_with('!'));
 }
+
+#[tokio::test]
+async fn new_rooms_are_encrypted_as_the_configuration_says() {
+    use kontor::config::EncryptedRooms::{All, Off, Private};
+    let asked = json!({ "algorithm": "m.other" });
+    for (mode, private, public) in [
+        (Off, false, false),
+        (Private, true, false),
+        (All, true, true),
+    ] {
+        let server = TestServer::with(|config| config.rooms.encrypted = mode);
+        let alice = server.register("alice").await;
+        let space = json!({ "creation_content": { "type": "m.space" } });
+        let initial = json!({
+            "initial_state": [{ "type": "m.room.encryption", "content": asked }],
+        });
+        let usual = json!({ "algorithm": "m.megolm.v1.aes-sha2" });
+        for (body, expected) in [
+            (json!({}), private.then_some(&usual)),
+            (
+                json!({ "preset": "trusted_private_chat" }),
+                private.then_some(&usual),
+            ),
+            (json!({ "preset": "public_chat" }), public.then_some(&usual)),
+            (json!({ "visibility": "public" }), public.then_some(&usual)),
+            (space, None),
+            // What the client says stands, and it stands once.
+            (initial, Some(&asked)),
+        ] {
+            let created = ok(alice
+                .post("/_matrix/client/v3/createRoom", body.clone())
+                .await);
+            let room = created["room_id"].as_str().expect("an id");
+            let path = format!("/_matrix/client/v3/rooms/{room}/state");
+            let state = ok(alice.get(&path).await);
+            let mut found = state.as_array().expect("a list").iter();
+            let found = found.find(|event| event["type"] == "m.room.encryption");
+            let found = found.map(|event| &event["content"]);
+            assert_eq!(found, expected, "{mode:?} {body}");
+        }
+    }
+}

@@ -15,7 +15,7 @@ use crate::{
 const UPLOAD: &str = "/_matrix/client/v3/keys/upload";
 const QUERY: &str = "/_matrix/client/v3/keys/query";
 
-async fn upload(client: &Client, seed: u8) -> Value {
+pub(crate) async fn upload(client: &Client, seed: u8) -> Value {
     let keys = identity(client, seed);
     ok(client.post(UPLOAD, json!({ "device_keys": keys })).await);
     keys
@@ -29,17 +29,17 @@ async fn query(client: &Client, user: &Client) -> Value {
 }
 
 /// A client and how far it has synced.
-struct Follower(Client, String);
+pub(crate) struct Follower(Client, String);
 
 impl Follower {
-    async fn new(client: &Client) -> Self {
+    pub(crate) async fn new(client: &Client) -> Self {
         let mut follower = Self(client.clone(), String::new());
         follower.next().await;
         follower
     }
 
     /// Who has changed and who has left, which `/keys/changes` says as well.
-    async fn next(&mut self) -> (Vec<String>, Vec<String>) {
+    pub(crate) async fn next(&mut self) -> (Vec<String>, Vec<String>) {
         let path = format!("/_matrix/client/v3/keys/changes?from={0}&to={0}", self.1);
         let is_first = self.1.is_empty();
         let told = self.look().await;
@@ -72,7 +72,7 @@ impl Follower {
     }
 
     /// The same once it is told anything.
-    async fn until(&mut self) -> (Vec<String>, Vec<String>) {
+    pub(crate) async fn until(&mut self) -> (Vec<String>, Vec<String>) {
         for _ in 0..1_000 {
             let told = self.look().await;
             if told != (vec![], vec![]) {
@@ -84,22 +84,22 @@ impl Follower {
     }
 }
 
-fn one(user: &Client) -> (Vec<String>, Vec<String>) {
+pub(crate) fn one(user: &Client) -> (Vec<String>, Vec<String>) {
     (vec![user.user_id.clone()], vec![])
 }
 
-async fn room_of(client: &Client) -> String {
+pub(crate) async fn room_of(client: &Client) -> String {
     let body = json!({ "preset": "public_chat" });
     let room = ok(client.post("/_matrix/client/v3/createRoom", body).await);
     room["room_id"].as_str().expect("a room").to_owned()
 }
 
-async fn enter(client: &Client, room: &str, via: &str) {
+pub(crate) async fn enter(client: &Client, room: &str, via: &str) {
     let path = format!("/_matrix/client/v3/join/{room}?via={via}");
     ok(client.post(&path, json!({})).await);
 }
 
-async fn leave(client: &Client, room: &str) {
+pub(crate) async fn leave(client: &Client, room: &str) {
     let path = format!("/_matrix/client/v3/rooms/{room}/leave");
     ok(client.post(&path, json!({})).await);
 }

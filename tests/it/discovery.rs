@@ -97,3 +97,34 @@ async fn well_known_files_say_what_is_configured() {
         json!({ "support_page": "https://example.org/help" })
     );
 }
+
+#[tokio::test]
+async fn apps_are_told_where_calls_go() {
+    let well_known = "/.well-known/matrix/client";
+    let transports = "/_matrix/client/unstable/org.matrix.msc4143/rtc/transports";
+    let server = TestServer::new();
+    let alice = server.register("alice").await;
+    let none = ok(alice.get(transports).await);
+    assert_eq!(none, json!({ "rtc_transports": [] }));
+
+    let configured = TestServer::with(|config| {
+        config.server.client_url = "https://chat.example.org".parse().ok();
+        for address in ["https://a.example.org/jwt", "https://b.example.org"] {
+            config
+                .calls
+                .livekit
+                .push(address.parse().expect("an address"));
+        }
+    });
+    let expected = json!([
+        { "type": "livekit", "livekit_service_url": "https://a.example.org/jwt" },
+        { "type": "livekit", "livekit_service_url": "https://b.example.org" },
+    ]);
+    let alice = configured.register("alice").await;
+    assert_eq!(
+        ok(alice.get(transports).await),
+        json!({ "rtc_transports": expected })
+    );
+    let told = ok(configured.anonymous().get(well_known).await);
+    assert_eq!(told["org.matrix.msc4143.rtc_foci"], expected);
+}

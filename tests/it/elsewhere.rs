@@ -79,7 +79,7 @@ impl Elsewhere {
         let mut elsewhere = Self::of(server, room).await;
         let content = json!({ "membership": "join" });
         let join = elsewhere.add(neighbour, user, "m.room.member", Some(user), content);
-        let txn = format!("join-{}-{user}", room.0.len());
+        let txn = format!("join-{}", &id(&join)[1..]);
         let results = ok(neighbour.push(server, &txn, &[pdu(&join)]).await);
         assert_eq!(results, json!({ "pdus": { (id(&join)): {} } }));
         elsewhere

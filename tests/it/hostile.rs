@@ -17,24 +17,24 @@ use crate::{
     server::{Client, TestServer, ok, refused},
 };
 
-const BOB: &str = "@bob:b.example";
-const CAROL: &str = "@carol:c.example";
-const V1: &str = "/_matrix/federation/v1";
+pub(crate) const BOB: &str = "@bob:b.example";
+pub(crate) const CAROL: &str = "@carol:c.example";
+pub(crate) const V1: &str = "/_matrix/federation/v1";
 
 /// A node, a user, a good neighbour with a room, and a bad one with another.
-struct Scene {
-    server: TestServer,
-    alice: Client,
-    room: Room,
-    good: Neighbour,
-    elsewhere: Elsewhere,
-    other: Room,
-    bad: Neighbour,
-    theirs: Elsewhere,
+pub(crate) struct Scene {
+    pub(crate) server: TestServer,
+    pub(crate) alice: Client,
+    pub(crate) room: Room,
+    pub(crate) good: Neighbour,
+    pub(crate) elsewhere: Elsewhere,
+    pub(crate) other: Room,
+    pub(crate) bad: Neighbour,
+    pub(crate) theirs: Elsewhere,
 }
 
 impl Scene {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let server = TestServer::new();
         let alice = server.register("alice").await;
         let (room, other) = (
@@ -58,7 +58,7 @@ impl Scene {
     }
 
     /// The other room works, and nothing is broken.
-    async fn all_is_well(&mut self) {
+    pub(crate) async fn all_is_well(&mut self) {
         let message = self.elsewhere.say(&self.good, BOB, "hello");
         let txn = id(&message);
         ok(self
@@ -70,19 +70,19 @@ impl Scene {
         check(&self.server);
     }
 
-    fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         let view = self.server.services.store().latest();
         INBOX.scan(&view, &()).count()
     }
 
-    fn events(&self) -> usize {
+    pub(crate) fn events(&self) -> usize {
         let view = self.server.services.store().latest();
         EVENTS.scan(&view, &()).count()
     }
 }
 
 /// An answer with these events.
-fn told(name: &str, events: &[Value]) -> Value {
+pub(crate) fn told(name: &str, events: &[Value]) -> Value {
     json!({ "origin": "c.example", "origin_server_ts": 1, (name): events })
 }
 

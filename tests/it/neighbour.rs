@@ -1,12 +1,6 @@
 //! Another server as far as the node can see it: a name, a key, and whatever it answers.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, Response, StatusCode};
@@ -50,8 +44,8 @@ struct Shared {
     answers: Mutex<Vec<(String, StatusCode, String)>>,
     /// What it answers where there is none of these.
     computed: Mutex<Option<Computed>>,
-    /// How often it was asked.
-    asked: AtomicUsize,
+    /// The paths of everything that it was asked.
+    asked: Mutex<Vec<String>>,
     /// The path and body of everything that was put there, in the order of arrival.
     put: Mutex<Vec<(String, Value)>>,
 }
@@ -88,8 +82,8 @@ impl Neighbour {
         lan.attach(
             &name,
             Arc::new(move |request| {
-                shared.asked.fetch_add(1, Ordering::Relaxed);
                 let path = request.uri().to_string();
+                shared.asked.lock().push(path.clone());
                 if request.method() == Method::PUT {
                     let body = serde_json::from_slice(request.body()).expect("a body is JSON");
                     shared.put.lock().push((path.clone(), body));
@@ -146,7 +140,13 @@ impl Neighbour {
 
     /// How often anything was asked of it so far.
     pub(crate) fn asked(&self) -> usize {
-        self.shared.asked.load(Ordering::Relaxed)
+        self.shared.asked.lock().len()
+    }
+
+    /// How often anything was asked whose path begins so.
+    pub(crate) fn asked_for(&self, path: &str) -> usize {
+        let asked = self.shared.asked.lock();
+        asked.iter().filter(|asked| asked.starts_with(path)).count()
     }
 
     /// The path and body of everything that was put there so far.

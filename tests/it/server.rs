@@ -1,6 +1,12 @@
 //! A node without a network: requests go straight to its router.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    ffi::OsString,
+    fs,
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, OnceLock},
+};
 
 use axum::{Router, body::Body};
 use http::{HeaderMap, Method, Request, StatusCode, header};
@@ -15,6 +21,7 @@ use kontor::{
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+use tempfile::TempDir;
 use tower::ServiceExt as _;
 
 /// What every user's password is.
@@ -35,13 +42,50 @@ pub(crate) struct TestServer {
     /// Shared with the clients, so that they find the node again after a restart.
     router: Shared,
     /// Where the store is; a restart finds what is there.
-    pub(crate) directory: tempfile::TempDir,
+    pub(crate) directory: TempDir,
 }
 
 type Shared = Arc<Mutex<Router>>;
 
 /// An answer: its status and its body, which is null where there is none.
 pub(crate) type Answer = (StatusCode, Value);
+
+fn options(directory: &Path) -> store::Options {
+    store::Options {
+        directory: directory.to_owned(),
+        sync: store::Sync::Never,
+        memory: 32 << 20,
+    }
+}
+
+/// A directory with a store in which there is nothing. To make all of its tables takes the engine long, so they are made
+/// once and copied.
+fn fresh_store() -> TempDir {
+    static EMPTY: OnceLock<Vec<(OsString, Vec<u8>)>> = OnceLock::new();
+    let directory = || tempfile::tempdir().expect("there is room for a temporary directory");
+    let empty = EMPTY.get_or_init(|| {
+        let empty = directory();
+        let store = Store::open(&options(empty.path())).expect("the store opens");
+        store.close();
+        drop(store);
+        let files = fs::read_dir(empty.path().join("store")).expect("it was made");
+        let read = files.map(|file| {
+            let file = file.expect("it was made");
+            (
+                file.file_name(),
+                fs::read(file.path()).expect("it is readable"),
+            )
+        });
+        read.collect()
+    });
+    let fresh = directory();
+    let to = fresh.path().join("store");
+    fs::create_dir(&to).expect("there is room for a directory");
+    for (name, content) in empty {
+        fs::write(to.join(name), content).expect("there is room for a file");
+    }
+    fresh
+}
 
 impl TestServer {
     /// A node on which anybody can register, without limits.
@@ -72,7 +116,7 @@ impl TestServer {
         config.registration.mode = RegistrationMode::Open;
         config.limits.enabled = false;
         change(&mut config);
-        let directory = tempfile::tempdir().expect("there is room for a temporary directory");
+        let directory = fresh_store();
         let router = Shared::default();
         let lan = Lan::new(clock.clone(), Entropy::seeded(7));
         let transport = network(&config, &clock).unwrap_or_else(|| lan.port(&config.server.name));
@@ -100,14 +144,10 @@ impl TestServer {
         config: Config,
         clock: Clock,
         (lan, transport): (Lan, Transport),
-        directory: tempfile::TempDir,
+        directory: TempDir,
         router: Shared,
     ) -> Self {
-        let options = store::Options {
-            directory: directory.path().to_owned(),
-            sync: store::Sync::Never,
-            memory: 32 << 20,
-        };
+        let options = options(directory.path());
         // A thread of the node before may not have ended yet.
         let mut opened = Store::open(&options);
         for _ in 0..200 {

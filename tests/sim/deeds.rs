@@ -42,6 +42,13 @@ pub(crate) enum Deed {
         how: &'static str,
         whom: String,
     },
+    /// Asks to be let in.
+    Knock {
+        room: Arc<Room>,
+        via: OwnedServerName,
+    },
+    /// Sends something to the devices of somebody that is sent to nobody else.
+    Whisper { whom: String, text: String },
     /// Redacts an event.
     Redact { room: Arc<Room>, event: String },
 }
@@ -59,6 +66,8 @@ impl fmt::Debug for Deed {
                 write!(f, "gives {whom} power {power} in {}", room.0)
             }
             Self::Join { room, via } => write!(f, "joins {} via {via}", room.0),
+            Self::Knock { room, via } => write!(f, "knocks at {} via {via}", room.0),
+            Self::Whisper { whom, text } => write!(f, "whispers {text} to {whom}"),
             Self::Leave { room } => write!(f, "leaves {}", room.0),
             Self::Change { room, how, whom } => write!(f, "does {how} to {whom} in {}", room.0),
             Self::Redact { room, event } => write!(f, "redacts {event} in {}", room.0),
@@ -81,16 +90,19 @@ impl Deed {
         Room::create(creator, body).await
     }
 
-    pub(crate) fn room(&self) -> &Arc<Room> {
-        match self {
+    /// The room that it is about, if it is about one.
+    pub(crate) fn room(&self) -> Option<&Arc<Room>> {
+        Some(match self {
+            Self::Whisper { .. } => return None,
             Self::Say { room, .. }
             | Self::Set { room, .. }
             | Self::Empower { room, .. }
             | Self::Join { room, .. }
+            | Self::Knock { room, .. }
             | Self::Leave { room }
             | Self::Change { room, .. }
             | Self::Redact { room, .. } => room,
-        }
+        })
     }
 
     pub(crate) async fn carry_out(self, who: usize, client: Client) -> Done {
@@ -122,6 +134,15 @@ impl Deed {
             Self::Join { room, via } => {
                 let path = format!("/_matrix/client/v3/join/{}?via={via}", room.0);
                 client.post(&path, json!({})).await
+            }
+            Self::Knock { room, via } => {
+                let path = format!("/_matrix/client/v3/knock/{}?via={via}", room.0);
+                client.post(&path, json!({})).await
+            }
+            Self::Whisper { whom, text } => {
+                let messages = json!({ (whom): { "*": { "text": text } } });
+                let path = format!("/_matrix/client/v3/sendToDevice/m.test/{text}");
+                client.put(&path, json!({ "messages": messages })).await
             }
             Self::Leave { room } => room.post(&client, "leave", json!({})).await,
             Self::Change { room, how, whom } => {
@@ -157,20 +178,25 @@ impl World {
         let number = self.draw(1_000_000);
         let via = self.offices[self.pick(self.offices.len())].name.clone();
         match self.draw(100) {
-            0..45 => Deed::Say {
+            0..6 => Deed::Whisper {
+                whom,
+                text: format!("w{who}-{number}"),
+            },
+            6..47 => Deed::Say {
                 room,
                 text: format!("m{who}-{number}"),
             },
-            45..52 => Deed::Set {
+            47..53 => Deed::Set {
                 room,
                 kind: "m.room.topic",
                 content: json!({ "topic": number.to_string() }),
             },
-            52..57 => Deed::Set {
+            53..57 => Deed::Set {
                 room,
                 kind: "m.room.name",
                 content: json!({ "name": number.to_string() }),
             },
+            57..60 if !self.is_peaceful => Deed::Knock { room, via },
             57..67 => Deed::Join { room, via },
             // Whoever joins meanwhile makes an invite void, so there are none where nothing may be refused.
             67..72 if !self.is_peaceful => Deed::Change {
@@ -198,13 +224,20 @@ impl World {
                 room,
                 kind: "m.room.join_rules",
                 // With a number, or what is set again is the old event, which may be from before others came.
-                content: json!({ "join_rule": (["public", "invite"][self.pick(2)]), "number": number }),
+                content: self.some_join_rule(number),
             },
         }
     }
 
+    fn some_join_rule(&self, number: u64) -> Value {
+        let other = &self.rooms[self.pick(self.rooms.len())].0;
+        let rule = ["public", "invite", "knock", "restricted"][self.pick(4)];
+        let allow = json!([{ "type": "m.room_membership", "room_id": other }]);
+        json!({ "join_rule": rule, "allow": allow, "number": number })
+    }
+
     fn some_redaction(&self, room: Arc<Room>) -> Deed {
-        let of_room = |done: &&Done| done.deed.room().0 == room.0;
+        let of_room = |done: &&Done| done.deed.room().is_some_and(|of| of.0 == room.0);
         let said: Vec<String> = self
             .done
             .iter()

@@ -28,6 +28,8 @@ pub(crate) struct Known {
 pub(crate) struct Follower {
     client: Option<Client>,
     since: Option<String>,
+    /// What came for its device alone, in the order in which it came.
+    pub(crate) whispers: Vec<String>,
     pub(crate) rooms: HashMap<String, Known>,
 }
 
@@ -89,6 +91,9 @@ impl Follower {
         }
         let answer = ok(self.client().get(&path).await);
         self.since = Some(text(&answer, "next_batch"));
+        for event in list(&answer, "to_device") {
+            self.whispers.push(text(&event["content"], "text"));
+        }
         let who = self.client().user_id.clone();
         for (section, is_in) in [("join", true), ("leave", false)] {
             for (id, part) in answer["rooms"][section].as_object().into_iter().flatten() {

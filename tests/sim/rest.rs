@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use http::StatusCode;
 use kontor::{
     service::rooms::Stored,
     store::schema::{INBOX, TIMELINE},
@@ -77,7 +78,7 @@ impl World {
         for _ in 0..3 {
             let unanswered = std::mem::take(&mut *self.unanswered.lock().expect("it is whole"));
             for (who, deed) in unanswered {
-                if matches!(deed, Deed::Say { .. }) {
+                if matches!(deed, Deed::Say { .. } | Deed::Whisper { .. }) {
                     self.begin(who, deed);
                 }
             }
@@ -194,6 +195,7 @@ impl World {
         for office in &self.offices {
             sound(&[office.node()]);
         }
+        self.all_whispers_heard();
         for room in self.rooms.clone() {
             let mut held = Vec::new();
             for at in 0..self.offices.len() {
@@ -239,6 +241,31 @@ impl World {
                 let mut others = held.iter().filter(|other| other.at != one.at);
                 others.any(|other| one.history.iter().any(|event| is_aside(other.at, event)))
             })
+    }
+
+    /// Whoever was to be told something alone was told so once.
+    fn all_whispers_heard(&self) {
+        for person in &self.people {
+            let user = &person.client.user_id;
+            let heard = &person.follower.whispers;
+            let different: BTreeSet<_> = heard.iter().collect();
+            assert_eq!(
+                different.len(),
+                heard.len(),
+                "{user} was told twice: {heard:?}"
+            );
+            for done in self
+                .done
+                .iter()
+                .filter(|done| done.status == StatusCode::OK)
+            {
+                if let Deed::Whisper { whom, text } = &done.deed
+                    && whom == user
+                {
+                    assert!(different.contains(text), "{user} was not told {text}");
+                }
+            }
+        }
     }
 
     fn nothing_twice(room: &Room, held: &[Held]) {
@@ -337,7 +364,10 @@ impl World {
     /// Whatever was acknowledged is everywhere.
     fn nothing_lost(&self, room: &Room, all: &[Held]) {
         for done in &self.done {
-            let Some(id) = done.event().filter(|_| done.deed.room().0 == room.0) else {
+            let Some(id) = done
+                .event()
+                .filter(|_| done.deed.room().is_some_and(|of| of.0 == room.0))
+            else {
                 continue;
             };
             for held in all {

@@ -18,7 +18,7 @@ use crate::{
         routes::Routes,
     },
     protocol::version,
-    service::Services,
+    service::{Services, delayed},
 };
 
 /// The newest version 1.x of the specification that is served, with all before it.
@@ -39,6 +39,12 @@ const FEATURES: &[&str] = &[
     "org.matrix.msc4260",
     "uk.half-shot.msc2666.query_mutual_rooms",
     "uk.half-shot.msc2666.query_mutual_rooms.stable",
+    "org.matrix.msc3814",
+    "org.matrix.msc4306",
+    "org.matrix.msc4308",
+    "org.matrix.msc4140",
+    "org.matrix.msc4143",
+    "org.matrix.simplified_msc3575",
 ];
 
 pub(super) fn routes(routes: Routes) -> Routes {
@@ -87,6 +93,10 @@ async fn capabilities(
             "m.3pid_changes": { "enabled": false },
             "m.get_login_token": { "enabled": true },
             "m.profile_fields": { "enabled": true },
+            "org.matrix.msc4140.delayed_events": {
+                "max_delay_ms": delayed::LONGEST_DELAY.as_millis(),
+                "max_scheduled": delayed::MOST,
+            },
         },
     }))
 }

@@ -2,6 +2,9 @@
 
 mod account;
 mod account_data;
+mod backup;
+mod dehydrated_device;
+mod delayed_events;
 mod devices;
 mod directory;
 mod discovery;
@@ -18,12 +21,15 @@ mod receipts;
 mod registration;
 mod relations;
 mod reports;
+mod rtc;
 mod send;
 mod session;
+mod sliding;
 mod spaces;
 mod state;
 mod sync;
 mod third_party;
+mod threads;
 mod to_device;
 mod typing;
 mod user_directory;
@@ -50,13 +56,19 @@ pub(super) fn routes(routes: Routes) -> Routes {
     let routes = directory::routes(routes);
     let routes = spaces::routes(routes);
     let routes = send::routes(routes);
+    let routes = delayed_events::routes(routes);
     let routes = events::routes(routes);
     let routes = state::routes(routes);
     let routes = relations::routes(routes);
     let routes = typing::routes(routes);
     let routes = receipts::routes(routes);
     let routes = presence::routes(routes);
+    let routes = rtc::routes(routes);
+    let routes = threads::routes(routes);
     let routes = to_device::routes(routes);
     let routes = keys::routes(routes);
+    let routes = backup::routes(routes);
+    let routes = dehydrated_device::routes(routes);
+    let routes = sliding::routes(routes);
     sync::routes(routes)
 }

@@ -1,18 +1,24 @@
-//! "Relationships API".
+//! "Relationships API" and "Threading".
 
 use std::sync::Arc;
 
 use ruma::{
     UInt,
-    api::client::relations::{
-        get_relating_events, get_relating_events_with_rel_type,
-        get_relating_events_with_rel_type_and_event_type,
+    api::{
+        Direction,
+        client::{
+            relations::{
+                get_relating_events, get_relating_events_with_rel_type,
+                get_relating_events_with_rel_type_and_event_type,
+            },
+            threads::get_threads,
+        },
     },
 };
 
 use super::events::{beside, number, token};
 use crate::{
-    error::Result,
+    error::{Error, Result},
     http::{extract::Ruma, respond::Json, routes::Routes},
     service::{
         Services,
@@ -28,6 +34,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
         .also_guests(all)
         .also_guests(of_rel_type)
         .also_guests(of_both_types)
+        .also_guests(threads)
 }
 
 /// The three endpoints differ in what they say about the relations only.
@@ -68,3 +75,27 @@ relations!(of_rel_type, get_relating_events_with_rel_type, request =>
     Some(request.rel_type.to_string()), None);
 relations!(of_both_types, get_relating_events_with_rel_type_and_event_type, request =>
     Some(request.rel_type.to_string()), Some(request.event_type.clone()));
+
+async fn threads(
+    services: Arc<Services>,
+    Ruma {
+        request, requester, ..
+    }: Ruma<get_threads::v1::Request>,
+) -> Result<Json> {
+    let page = Page {
+        from: token("from", request.from.as_deref())?,
+        to: None,
+        dir: Direction::Backward,
+        limit: number(request.limit.unwrap_or(UInt::from(USUAL_LIMIT))),
+    };
+    let participated = match &request.include {
+        get_threads::v1::IncludeThreads::All => false,
+        get_threads::v1::IncludeThreads::Participated => true,
+        _ => return Err(Error::invalid_param("include: `all` or `participated`")),
+    };
+    let answer = beside(services, move |services| {
+        let room = &request.room_id;
+        services.rooms.threads(&requester, room, participated, page)
+    });
+    answer.await.map(Json)
+}

@@ -3,27 +3,43 @@
 use std::sync::Arc;
 
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue,
-    api::client::{message::send_message_event, redact::redact_event, state::send_state_event},
+    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomId,
+    api::{
+        IncomingRequest,
+        client::{message::send_message_event, redact::redact_event, state::send_state_event},
+        error::{DeserializationError, Error as RumaError},
+    },
+    events::TimelineEventType,
+    exports::serde::{Deserialize as _, de::value},
 };
+use serde_json::{json, value::RawValue};
+
+use super::delayed_events;
 
 use crate::{
     error::Result,
     http::{
-        extract::{Accepts, Ruma, USUAL_BODY},
+        extract::{Accepts, Ruma, same_endpoint},
+        respond::Json,
         routes::Routes,
     },
-    service::{Services, lifecycle::object},
+    service::{Services, delayed::NewDelayed, lifecycle::object},
 };
 
 pub(super) fn routes(routes: Routes) -> Routes {
     let accepts = Accepts {
         guests: true,
-        body: USUAL_BODY,
+        ..Accepts::USUAL
     };
     let state = "/_matrix/client/v3/rooms/{room_id}/state/{event_type}";
     routes
-        .also_guests(send_message)
+        .accepting(
+            Accepts {
+                no_body: true,
+                ..accepts
+            },
+            send_message,
+        )
         .also_guests(redact)
         .also_guests(send_state)
         // An empty state key may be left out, with or without its slash.
@@ -31,21 +47,68 @@ pub(super) fn routes(routes: Routes) -> Routes {
         .at(&format!("{state}/"), accepts, send_state)
 }
 
+/// A message whose content may be missing: an app that repeats a request to send it later need not repeat that.
+struct Send {
+    room_id: OwnedRoomId,
+    event_type: TimelineEventType,
+    txn_id: String,
+    content: Option<Box<RawValue>>,
+}
+
+same_endpoint!(Send, send_message_event::v3::Request);
+
+impl IncomingRequest for Send {
+    type EndpointError = RumaError;
+    type OutgoingResponse = send_message_event::v3::Response;
+
+    fn try_from_http_request_inner(
+        request: http::Request<&[u8]>,
+        path: &[&str],
+    ) -> Result<Self, DeserializationError> {
+        let path = value::SeqDeserializer::<_, value::Error>::new(path.iter().copied());
+        let (room_id, event_type, txn_id) =
+            <(OwnedRoomId, TimelineEventType, String)>::deserialize(path)?;
+        let body = Some(request.body()).filter(|body| !body.is_empty());
+        let content = body.map(|body| serde_json::from_slice(body)).transpose()?;
+        Ok(Self {
+            room_id,
+            event_type,
+            txn_id,
+            content,
+        })
+    }
+}
+
 async fn send_message(
     services: Arc<Services>,
     Ruma {
-        request, requester, ..
-    }: Ruma<send_message_event::v3::Request>,
-) -> Result<send_message_event::v3::Response> {
-    let content = object(request.body.json().get())?;
+        request,
+        requester,
+        query,
+        ..
+    }: Ruma<Send>,
+) -> Result<Json> {
     let (room, txn) = (&request.room_id, request.txn_id.as_str());
-    let event_type = request.event_type.into();
+    let content = request.content.as_deref().map(RawValue::get);
+    if let Some(delay) = delayed_events::delay(&query)? {
+        let new = NewDelayed {
+            room,
+            event_type: request.event_type.to_string(),
+            state_key: None,
+            content,
+            delay,
+            txn_id: Some(txn),
+        };
+        return delayed_events::add(&services, &requester, new).await;
+    }
+    let content = object(content.unwrap_or_default())?;
+    let event_type = request.event_type;
     let id = services
         .lifecycle
         .send_message(&requester, room, event_type, content, txn)
         .await?;
     services.presence.active(requester.nid)?;
-    Ok(send_message_event::v3::Response::new(id))
+    Json::of(&json!({ "event_id": id }))
 }
 
 async fn redact(
@@ -69,14 +132,28 @@ async fn redact(
 async fn send_state(
     services: Arc<Services>,
     Ruma {
-        request, requester, ..
+        request,
+        requester,
+        query,
+        ..
     }: Ruma<send_state_event::v3::Request>,
-) -> Result<send_state_event::v3::Response> {
+) -> Result<Json> {
+    if let Some(delay) = delayed_events::delay(&query)? {
+        let new = NewDelayed {
+            room: &request.room_id,
+            event_type: request.event_type.to_string(),
+            state_key: Some(request.state_key),
+            content: Some(request.body.json().get()),
+            delay,
+            txn_id: None,
+        };
+        return delayed_events::add(&services, &requester, new).await;
+    }
     let content = object(request.body.json().get())?;
     let (room, kind, key) = (&request.room_id, request.event_type, &request.state_key);
     let id = services
         .lifecycle
         .send_state(&requester, room, kind, key, content)
         .await?;
-    Ok(send_state_event::v3::Response::new(id))
+    Json::of(&json!({ "event_id": id }))
 }

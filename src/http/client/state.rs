@@ -14,7 +14,7 @@ use super::events::{beside, token};
 use crate::{
     error::Result,
     http::{
-        extract::{Accepts, Ruma, USUAL_BODY},
+        extract::{Accepts, Ruma},
         respond::Json,
         routes::Routes,
     },
@@ -24,7 +24,7 @@ use crate::{
 pub(super) fn routes(routes: Routes) -> Routes {
     let accepts = Accepts {
         guests: true,
-        body: USUAL_BODY,
+        ..Accepts::USUAL
     };
     let state = "/_matrix/client/v3/rooms/{room_id}/state/{event_type}";
     routes

@@ -13,7 +13,7 @@ use ruma::{
 use crate::{
     error::{Error, Result},
     http::{
-        extract::{Accepts, Ruma, USUAL_BODY},
+        extract::{Accepts, Ruma},
         respond::Json,
         routes::Routes,
     },
@@ -23,10 +23,7 @@ use crate::{
 /// An event for a room, whole. The specification has a type for each, but they differ only in what the event must be.
 type Event = create_leave_event::v2::Request;
 
-const ACCEPTS: Accepts = Accepts {
-    guests: false,
-    body: USUAL_BODY,
-};
+const ACCEPTS: Accepts = Accepts::USUAL;
 
 pub(super) fn routes(routes: Routes) -> Routes {
     let path = |end: &str| format!("/_matrix/federation/{end}/{{room_id}}/{{event_id}}");

@@ -28,8 +28,8 @@ const BODY: u64 = 10 << 20;
 
 pub(super) fn routes(routes: Routes) -> Routes {
     let accepts = Accepts {
-        guests: false,
         body: BODY,
+        ..Accepts::USUAL
     };
     routes.accepting(accepts, send)
 }

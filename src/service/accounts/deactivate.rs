@@ -6,7 +6,11 @@ use super::{Accounts, Requester, removal::Removal, sessions::devices_of};
 use crate::{
     error::{Error, Result},
     protocol::ids::UserNid,
-    store::schema::{ACCOUNTS, AccountRow, PROFILES},
+    service::delayed_rows::{Delayed, forget_transactions_of},
+    store::schema::{
+        ACCOUNTS, AccountRow, BACKUP_KEYS, KEY_BACKUPS, PROFILES, THREAD_SUBSCRIPTION_CHANGES,
+        THREAD_SUBSCRIPTIONS,
+    },
 };
 
 impl Accounts {
@@ -53,8 +57,8 @@ impl Accounts {
         Ok(self.store.durable(position).await?)
     }
 
-    /// Closes an account for good: its sessions end, its password and profile are deleted, and its user id is never
-    /// given again. With `erase`, what others can see of it shall go as well. Leaving rooms is up to the caller.
+    /// Closes an account for good: its sessions end, its password, its profile and its backups of keys are
+    /// deleted, what it wanted to send later is not sent, and its user id is never given again. With `erase`, what others can see of it shall go as well. Leaving rooms is up to the caller.
     ///
     /// # Errors
     /// 404 M_NOT_FOUND for an account that is closed already.
@@ -70,9 +74,18 @@ impl Accounts {
             let fields = PROFILES.scan(&view, &(user,));
             let fields = fields.map(|row| row.map(|((_, field), _)| field));
             let fields: Vec<_> = fields.collect::<Result<_, _>>()?;
+            let delayed = Delayed::of_user(&view, user)?;
             let committed = self.store.commit(|batch| {
                 ACCOUNTS.put(batch, &(user,), &account);
                 removal.write(batch);
+                KEY_BACKUPS.delete_all(batch, &(user,));
+                BACKUP_KEYS.delete_all(batch, &(user,));
+                THREAD_SUBSCRIPTIONS.delete_all(batch, &(user,));
+                THREAD_SUBSCRIPTION_CHANGES.delete_all(batch, &(user,));
+                for delayed in &delayed {
+                    delayed.remove(batch);
+                }
+                forget_transactions_of(batch, user);
                 for field in &fields {
                     PROFILES.delete(batch, &(user, field.as_str()));
                 }

@@ -85,7 +85,7 @@ impl Accounts {
             let committed = self.store.commit(|batch| {
                 DEVICES.put(batch, &key, &row);
                 if let Some((change, now)) = change {
-                    change.write(batch, &[now]);
+                    change.write(batch, &[now], None);
                 }
                 Ok(())
             })?;

@@ -36,6 +36,7 @@ use self::{
     filters::Filters, password::Passwords, push_rules::CompiledRules, sessions::Sessions,
     shared_secret::Nonces, uia::Conversations,
 };
+pub(super) use self::{removal::Removal, sessions::check_device_name};
 use super::{Requester, limits::Limits};
 use crate::{
     clock::{Clock, Entropy},

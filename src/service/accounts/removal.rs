@@ -12,8 +12,8 @@ use crate::{
         self, Batch, View,
         notify::Kinds,
         schema::{
-            ACCOUNT_DATA, DEVICE_KEYS, DEVICES, DeviceRow, FALLBACK_KEYS, KEY_COUNTS,
-            ONE_TIME_KEY_IDS, ONE_TIME_KEYS, SENT_TO_DEVICE, TO_DEVICE,
+            ACCOUNT_DATA, DEHYDRATED_DEVICES, DEVICE_KEYS, DEVICES, DeviceRow, FALLBACK_KEYS,
+            KEY_COUNTS, ONE_TIME_KEY_IDS, ONE_TIME_KEYS, SENT_TO_DEVICE, TO_DEVICE,
         },
     },
 };
@@ -25,7 +25,7 @@ const NOTIFICATION_SETTINGS: [&str; 2] = [
 ];
 
 /// Devices that are about to be removed, while nobody else changes what belongs to them.
-pub(super) struct Removal {
+pub(in crate::service) struct Removal {
     user: UserNid,
     devices: Vec<(String, DeviceRow)>,
     messages: Vec<(UserNid, String, Position)>,
@@ -38,11 +38,12 @@ pub(super) struct Removal {
     /// Those that others know, which are to be told.
     known: Vec<DeviceNow>,
     change: Option<DeviceListChange>,
+    was_dehydrated: bool,
 }
 
 impl Removal {
     /// Finds what belongs to the devices.
-    pub(super) fn prepare(
+    pub(in crate::service) fn prepare(
         view: &View,
         user: UserNid,
         devices: Vec<(String, DeviceRow)>,
@@ -58,8 +59,11 @@ impl Removal {
             settings: Vec::new(),
             known: Vec::new(),
             change: None,
+            was_dehydrated: false,
         };
+        let dehydrated = DEHYDRATED_DEVICES.get(view, &(user,))?;
         for (id, _) in &devices {
+            removal.was_dehydrated |= dehydrated.as_ref().is_some_and(|row| row.device == *id);
             let key = (user, id.as_str());
             let sent = keys(SENT_TO_DEVICE.scan(view, &key))?;
             if DEVICE_KEYS.contains(view, &key)? {
@@ -95,14 +99,29 @@ impl Removal {
         Ok(removal)
     }
 
+    /// Has others told in the same breath of a device that comes.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub(in crate::service) fn and(&mut self, view: &View, now: DeviceNow) -> Result<()> {
+        if self.change.is_none() {
+            self.change = Some(DeviceListChange::here(view, self.user)?);
+        }
+        self.known.push(now);
+        Ok(())
+    }
+
     /// Deletes it all, and wakes those who wait in the devices' names.
-    pub(super) fn write(&mut self, batch: &mut Batch<'_>) {
+    pub(in crate::service) fn write(&mut self, batch: &mut Batch<'_>) {
         for (id, device) in &self.devices {
             delete_tokens(batch, device);
             let key = (self.user, id.as_str());
             DEVICES.delete(batch, &key);
             DEVICE_KEYS.delete(batch, &key);
             KEY_COUNTS.delete(batch, &key);
+        }
+        if self.was_dehydrated {
+            DEHYDRATED_DEVICES.delete(batch, &(self.user,));
         }
         for key in &self.messages {
             TO_DEVICE.delete(batch, key);
@@ -123,7 +142,7 @@ impl Removal {
             settings.write(batch);
         }
         if let Some(change) = self.change.take() {
-            change.write(batch, &self.known);
+            change.write(batch, &self.known, None);
         }
         if !self.devices.is_empty() {
             let position = batch.position();

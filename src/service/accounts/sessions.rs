@@ -392,7 +392,7 @@ pub(super) fn devices_of(view: &View, user: UserNid) -> Result<Vec<(String, Devi
     Ok(devices.collect::<Result<_, _>>()?)
 }
 
-pub(super) fn check_device_name(name: Option<&str>) -> Result<()> {
+pub(in crate::service) fn check_device_name(name: Option<&str>) -> Result<()> {
     if name.is_some_and(|name| name.chars().count() > LONGEST_DEVICE_NAME) {
         return Err(Error::api(
             StatusCode::BAD_REQUEST,

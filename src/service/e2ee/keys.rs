@@ -41,7 +41,7 @@ const MOST_FALLBACK_KEYS: usize = 10;
 
 /// The longest key with its signatures, and the longest set of identity keys, in bytes.
 const LONGEST_KEY: usize = 8 << 10;
-const LONGEST_KEYS: usize = 64 << 10;
+pub(super) const LONGEST_KEYS: usize = 64 << 10;
 
 /// The longest id of a key, in bytes.
 const LONGEST_ID: usize = 255;
@@ -71,6 +71,15 @@ pub struct Upload {
 pub struct Keys {
     /// Of devices.
     pub device_keys: OfDevices<Box<RawValue>>,
+    /// The keys that stand for the users.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub master_keys: BTreeMap<OwnedUserId, Box<RawValue>>,
+    /// Those that sign the users' devices.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub self_signing_keys: BTreeMap<OwnedUserId, Box<RawValue>>,
+    /// The one that signs the master keys of others, of the one who asks.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub user_signing_keys: BTreeMap<OwnedUserId, Box<RawValue>>,
     /// By server, why it did not answer.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub failures: BTreeMap<String, serde_json::Value>,
@@ -87,7 +96,7 @@ pub struct Claimed {
 }
 
 /// Keys that are about to be written.
-struct Uploading {
+pub(super) struct Uploading {
     user: UserNid,
     device: String,
     device_keys: Option<String>,
@@ -153,7 +162,7 @@ impl Encryption {
             let committed = self.store.commit(|batch| {
                 uploading.write(batch);
                 if let Some((change, now)) = change {
-                    change.write(batch, &[now]);
+                    change.write(batch, &[now], None);
                 }
                 Ok(())
             })?;
@@ -262,6 +271,34 @@ impl Encryption {
 }
 
 impl Uploading {
+    /// The first keys of a device that is about to be made.
+    pub(super) fn of_new_device(
+        view: &View,
+        (user, name): (UserNid, &UserId),
+        device: &str,
+        upload: Upload,
+    ) -> Result<Self> {
+        let missing = || Error::bad_json("`device_keys` are missing");
+        let device_keys = upload.device_keys.as_deref().ok_or_else(missing)?;
+        let device_keys = checked(device_keys, name, device)?;
+        let mut uploading = Self {
+            user,
+            device: device.to_owned(),
+            device_keys: None,
+            one_time: Vec::new(),
+            fallback: Vec::new(),
+            counts: KeyCountsRow::default(),
+        };
+        let (one_time, fallback) = (rows(upload.one_time)?, rows(upload.fallback)?);
+        uploading.add(view, Some(device_keys), one_time, fallback)?;
+        Ok(uploading)
+    }
+
+    /// The identity keys, if they are new.
+    pub(super) fn device_keys(&self) -> Option<&String> {
+        self.device_keys.as_ref()
+    }
+
     /// Sees what of it is new.
     fn add(
         &mut self,
@@ -271,10 +308,15 @@ impl Uploading {
         fallback: Vec<(String, DeviceKeyRow)>,
     ) -> Result<()> {
         let key = (self.user, self.device.as_str());
-        self.device_keys = match DEVICE_KEYS.get(view, &key)? {
-            before if before == device_keys => None,
-            _ => device_keys,
-        };
+        if let Some(new) = device_keys {
+            let before = DEVICE_KEYS.get(view, &key)?;
+            // What the user has signed of them with the self-signing key stays.
+            let new = match &before {
+                Some(before) => device_keys::with_signatures_of(new, before),
+                None => new,
+            };
+            self.device_keys = Some(new).filter(|new| before.as_ref() != Some(new));
+        }
         for (algorithm, row) in one_time {
             let id = (self.user, self.device.as_str(), row.id.as_str());
             if let Some((position,)) = ONE_TIME_KEY_IDS.get(view, &id)? {
@@ -316,7 +358,7 @@ impl Uploading {
         Ok(())
     }
 
-    fn write(&mut self, batch: &mut Batch<'_>) {
+    pub(super) fn write(&mut self, batch: &mut Batch<'_>) {
         let (user, device) = (self.user, self.device.as_str());
         if let Some(keys) = &self.device_keys {
             DEVICE_KEYS.put(batch, &(user, device), keys);
@@ -424,13 +466,17 @@ fn checked(keys: &RawValue, user: &UserId, device: &str) -> Result<String> {
     }
     device_keys::own_keys(keys.get(), user, device).map_err(|bad| match bad {
         BadKeys::Malformed(_) => Error::bad_json(bad.to_string()),
-        BadKeys::OfAnother => Error::invalid_param(bad.to_string()),
-        BadKeys::Forged(_) => Error::api(
-            StatusCode::BAD_REQUEST,
-            "M_INVALID_SIGNATURE",
-            bad.to_string(),
-        ),
+        BadKeys::OfAnother | BadKeys::Forged(_) => refused(&bad),
     })
+}
+
+/// What is wrong with keys, as clients are told.
+pub(super) fn refused(bad: &BadKeys) -> Error {
+    let errcode = match bad {
+        BadKeys::Malformed(_) | BadKeys::OfAnother => "M_INVALID_PARAM",
+        BadKeys::Forged(_) => "M_INVALID_SIGNATURE",
+    };
+    Error::api(StatusCode::BAD_REQUEST, errcode, bad.to_string())
 }
 
 /// The algorithm and the row of each.
@@ -457,7 +503,7 @@ fn rows(keys: Named) -> Result<Vec<(String, DeviceKeyRow)>> {
 }
 
 /// Whether two texts are the same JSON.
-fn is_same(one: &str, other: &str) -> bool {
+pub(super) fn is_same(one: &str, other: &str) -> bool {
     one == other
         || matches!(
             (integrity::parse_value(one), integrity::parse_value(other)),

@@ -1,8 +1,12 @@
 //! What the node does so that users can encrypt from end to end: it carries messages and keys of devices, and reads
 //! nothing of what they say.
 
+mod backup;
+mod cross_signing;
+mod dehydrated;
 mod keys;
 mod lists;
+mod signatures;
 mod to_device;
 
 use std::sync::Arc;
@@ -10,8 +14,13 @@ use std::sync::Arc;
 use ruma::ServerName;
 
 pub use self::{
+    backup::{Backup, BackupKeys, Part},
+    cross_signing::SigningKeys,
+    dehydrated::NewDehydrated,
     keys::{Claimed, Keys, MOST_ASKED, Named, OfDevices, Upload},
-    to_device::{Pending, ToDevice},
+    lists::Kept,
+    signatures::Failures,
+    to_device::{MOST_TOLD, Pending, ToDevice},
 };
 use super::accounts::Accounts;
 use crate::{

@@ -44,8 +44,10 @@ const EDU_BYTES: usize = 64 << 10;
 /// The longest type and transaction id, in bytes.
 const LONGEST_NAME: usize = 255;
 
-/// How many messages one sync tells, and how many bytes of them, unless the first is longer.
-const MOST_TOLD: usize = 100;
+/// The most messages that one sync tells.
+pub const MOST_TOLD: usize = 100;
+
+/// The most bytes of messages that one sync tells, unless the first is longer.
 const MOST_TOLD_BYTES: usize = 1 << 20;
 
 /// How long a device may take to send a request again whose answer it has not got.
@@ -182,7 +184,7 @@ impl Encryption {
         Ok(Some(committed.position))
     }
 
-    /// What waits for a device behind the place that its token names.
+    /// What waits for a device behind the place that its token names, at most so many messages.
     ///
     /// # Errors
     /// When the store fails.
@@ -191,6 +193,7 @@ impl Encryption {
         view: &View,
         (user, device): (UserNid, &str),
         since: Option<SyncToken>,
+        most: usize,
     ) -> Result<Pending> {
         let after = since.map_or(Bound::Unbounded, |since| {
             Bound::Excluded((user, device, since.messages()))
@@ -200,7 +203,7 @@ impl Encryption {
         let (mut told, mut last) = (0, None);
         for row in TO_DEVICE.range(view, &(user, device), (after, until)) {
             let ((_, _, position), event) = row?;
-            let is_full = told == MOST_TOLD || pending.events.len() + event.len() > MOST_TOLD_BYTES;
+            let is_full = told == most || pending.events.len() + event.len() > MOST_TOLD_BYTES;
             if told > 0 && is_full {
                 pending.until = last;
                 break;

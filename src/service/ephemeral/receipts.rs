@@ -3,7 +3,12 @@
 //! A user has one receipt of each kind in each thread of a room; a newer one takes its place. See "Receipts" and "Fully
 //! read markers" in the client-server API.
 
-use std::{collections::BTreeMap, fmt::Write as _, ops::Bound, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt::Write as _,
+    ops::Bound,
+    sync::Arc,
+};
 
 use ruma::{
     OwnedEventId, RoomId, api::client::receipt::create_receipt::v3::ReceiptType,
@@ -32,6 +37,9 @@ use crate::{
 };
 
 const PRIVATE: &str = "m.read.private";
+
+/// How many receipts are looked at to find those for some events.
+const MOST_LOOKED_AT: usize = 1000;
 const FULLY_READ: &str = "m.fully_read";
 
 /// How far everybody has read.
@@ -156,9 +164,46 @@ impl Receipts {
         asker: &Requester,
     ) -> Result<Option<String>> {
         let from = since.map_or(Bound::Unbounded, |since| Bound::Excluded((room, since)));
-        let mut content = Content::new();
-        for row in RECEIPTS.range(view, &(room,), (from, Bound::Unbounded)) {
+        let rows = RECEIPTS.range(view, &(room,), (from, Bound::Unbounded));
+        let rows = rows.map(|row| Ok(row?.1));
+        self.content(rows, asker)
+    }
+
+    /// The content of `m.receipt` with the asker's own receipts, and with those of others for these events, as far as they
+    /// are among the newest of the room.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn of_events(
+        &self,
+        view: &View,
+        room: RoomNid,
+        events: &HashSet<OwnedEventId>,
+        asker: &Requester,
+    ) -> Result<Option<String>> {
+        let mut rows = self.of(view, room, asker.nid)?;
+        let newest = RECEIPTS.range_back::<(RoomNid, Position)>(
+            view,
+            &(room,),
+            (Bound::Unbounded, Bound::Unbounded),
+        );
+        for row in newest.take(MOST_LOOKED_AT) {
             let (_, row) = row?;
+            if row.user != asker.nid && events.contains(&row.event_id) {
+                rows.push(row);
+            }
+        }
+        self.content(rows.into_iter().map(Ok), asker)
+    }
+
+    fn content(
+        &self,
+        rows: impl Iterator<Item = Result<ReceiptRow>>,
+        asker: &Requester,
+    ) -> Result<Option<String>> {
+        let mut content = Content::new();
+        for row in rows {
+            let row = row?;
             if row.receipt_type == PRIVATE && row.user != asker.nid {
                 continue;
             }

@@ -24,6 +24,9 @@ use crate::{
 /// How long a destination rests when the store does not let it go on.
 pub(super) const STORE_PAUSE: Duration = Duration::from_secs(30);
 
+/// Who was away for so long, in milliseconds, may have given up telling us whose keys have changed.
+const LONG_AWAY: u64 = 60 * 60 * 1_000;
+
 /// How long after a doubted attempt the next one comes at the soonest; it doubles up to a most.
 const LEAST_APART: Duration = Duration::from_secs(1);
 const MOST_APART: Duration = Duration::from_secs(4);
@@ -51,6 +54,11 @@ impl Outbox {
         let is_delivered = matches!(verdict, Verdict::Delivered { .. });
         if matches!(verdict, Verdict::Delivered { contact: true, .. }) {
             self.parts.inbox.heard(destination.nid, now.0);
+            let down_since = destination.with(|state| state.row.down_since);
+            if down_since > 0 && now.1.saturating_sub(down_since) >= LONG_AWAY {
+                let look = self.parts.clone().look_at_keys(server.clone());
+                self.parts.tasks.spawn(look);
+            }
         }
         tell(
             server,

@@ -17,7 +17,7 @@ use super::transaction::{Flight, MAX_EDUS, MAX_EVENTS};
 use crate::{
     protocol::{
         backoff::Schedule,
-        ids::{Position, RoomNid, ServerNid, UserNid},
+        ids::{EventNid, Position, RoomNid, ServerNid, UserNid},
     },
     store::schema::DestinationRow,
 };
@@ -73,6 +73,8 @@ pub(super) enum What {
 pub(super) struct Item {
     pub(super) position: Position,
     pub(super) room: RoomNid,
+    /// Which event; the position of all else says what it is.
+    pub(super) event: EventNid,
     pub(super) what: What,
 }
 

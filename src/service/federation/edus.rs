@@ -5,7 +5,10 @@
 //! is ignored. Most of these messages are short-lived: one that is lost does no harm that the next one does not mend.
 //! Those to devices come only once, so the sender is not told that they have come before they are safe.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use ruma::{
     OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, ServerName, UserId,
@@ -96,7 +99,7 @@ impl Federation {
         origin: &ServerName,
         edus: &[Box<RawValue>],
     ) -> Result<Option<Position>> {
-        let mut safe = None;
+        let (mut safe, mut noted) = (None, BTreeSet::new());
         for edu in edus {
             let Ok(edu) = serde_json::from_str::<Edu<'_>>(edu.get()) else {
                 continue;
@@ -104,7 +107,11 @@ impl Federation {
             let (encryption, content) = (&self.0.encryption, edu.content.get());
             let received = match edu.edu_type.as_str() {
                 "m.direct_to_device" => encryption.receive_to_device(origin, content),
-                "m.device_list_update" => encryption.receive_update(origin, content),
+                name @ ("m.device_list_update"
+                | "m.signing_key_update"
+                | "org.matrix.signing_key_update") => {
+                    encryption.receive_update(origin, (name, content), &mut noted)
+                }
                 _ => continue,
             };
             safe = safe.max(received?);

@@ -323,6 +323,12 @@ impl Federation {
         let unknown = self.unknown(all.into_iter().cloned()).await?;
         let mut failed = None;
         if unknown.len() > MOST_SINGLE {
+            let turn = search.on_behalf_of();
+            let turn = turn.map(|server| self.0.inbox.turn(server));
+            let _turn = match &turn {
+                Some(turn) => Some(turn.lock().await),
+                None => None,
+            };
             let _seat = self.0.inbox.states.acquire().await;
             let request =
                 || get_room_state::v1::Request::new(event.to_owned(), search.room.clone());

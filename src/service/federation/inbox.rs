@@ -7,6 +7,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    convert::Infallible,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -58,6 +59,8 @@ pub struct Inbox {
     pub(super) answers: Cache<String, Answer>,
     /// How many whole states are fetched at the same time.
     pub(super) states: Semaphore,
+    /// Of each server one: it may never answer.
+    turns: Cache<OwnedServerName, Arc<tokio::sync::Mutex<()>>>,
     /// When the log was told of a server last.
     told: Cache<OwnedServerName, Instant>,
 }
@@ -159,6 +162,7 @@ impl Inbox {
             waiting: Mutex::new(waiting),
             answers: Cache::new(ANSWERS),
             states: Semaphore::new(STATES),
+            turns: Cache::new(TOLD),
             told: Cache::new(TOLD),
         })
     }
@@ -277,6 +281,15 @@ impl Inbox {
             self.told.insert(server.to_owned(), now);
         }
         is_new
+    }
+
+    /// Held while a whole state is fetched because of a server.
+    pub(super) fn turn(&self, server: &ServerName) -> Arc<tokio::sync::Mutex<()>> {
+        let new = || Ok::<_, Infallible>(Arc::default());
+        match self.turns.get_or_insert_with(server, new) {
+            Ok(turn) => turn,
+            Err(never) => match never {},
+        }
     }
 
     /// A place for one more event of a server to be worked off, if there is one.

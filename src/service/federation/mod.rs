@@ -12,6 +12,7 @@ mod fetch;
 mod handshake;
 mod inbox;
 mod ingest;
+mod introductions;
 mod outbox;
 mod recommend;
 mod search;
@@ -31,6 +32,7 @@ use self::{backfill::Filling, outbox::Outbox};
 pub use self::{
     handshake::{Handshakes, Wish},
     inbox::Inbox,
+    recommend::Silent,
     spaces::{Node, Told, ToldRooms},
     transactions::Transaction,
     waiting::DestinationStatus,
@@ -82,6 +84,8 @@ pub struct Parts {
     pub encryption: Arc<Encryption>,
     /// What has come in and has no place yet.
     pub inbox: Inbox,
+    /// Policy servers that do not answer.
+    pub silent: Silent,
     /// What runs beside the requests.
     pub tasks: TaskTracker,
     /// Cancelled when the node stops.

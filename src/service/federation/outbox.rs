@@ -17,10 +17,11 @@ use super::{
     Federation, Parts,
     courier::{STORE_PAUSE, serve},
     destination::{Destination, Item, What},
+    introductions::introduce,
 };
 use crate::{
     error::Result,
-    protocol::ids::{Position, RoomNid, ServerNid, UserNid},
+    protocol::ids::{EventNid, Position, RoomNid, ServerNid, UserNid},
     store::{
         View,
         outgoing::Note,
@@ -43,6 +44,8 @@ pub(super) struct Outbox {
     pub(super) unsaved: Mutex<HashSet<ServerNid>>,
     /// Told when there is one more of them.
     pub(super) unsaved_wake: Arc<Notify>,
+    /// Told when users here and servers have met.
+    pub(super) met: Arc<Notify>,
 }
 
 impl Federation {
@@ -56,6 +59,7 @@ impl Federation {
         }
         parts.store.outgoing().follow();
         parts.tasks.spawn(follow(Arc::downgrade(outbox)));
+        parts.tasks.spawn(introduce(Arc::downgrade(outbox)));
     }
 
     /// A server has become a peer, or is none any more. A new one is greeted, so that what waits on both sides comes.
@@ -89,6 +93,7 @@ impl Federation {
     /// A server has proven that it is there, so what waits for it is tried at once, and so is what has come from it and
     /// lacks something.
     pub fn heard_from(&self, server: &ServerName) {
+        self.0.silent.heard(server);
         let outbox = &self.1;
         let Ok(Some(nid)) = outbox.parts.store.find_server(server) else {
             return;
@@ -108,6 +113,7 @@ impl Outbox {
             all: Mutex::default(),
             unsaved: Mutex::default(),
             unsaved_wake: Arc::default(),
+            met: Arc::default(),
         }
     }
 
@@ -148,20 +154,21 @@ impl Outbox {
         let now = self.parts.clock.instant();
         let mut servers: HashMap<RoomNid, Vec<(Arc<Destination>, Position)>> = HashMap::new();
         for (position, note) in notes {
-            let (room, what) = match &note {
-                Note::Event { room } | Note::Typing { room, .. } => (*room, What::Event),
-                Note::Receipt { room } => (*room, What::Receipt),
-                Note::Extra { .. } | Note::Lasting { .. } => {
-                    let (server, room, what) = match &note {
-                        Note::Extra { server, room } => (server, *room, What::Extra),
-                        Note::Lasting { server } => (server, RoomNid::default(), What::Lasting),
-                        _ => continue,
+            let (room, event, what) = match &note {
+                Note::Event { room, event } => (*room, *event, What::Event),
+                Note::Typing { room, .. } => (*room, EventNid::default(), What::Event),
+                Note::Receipt { room } => (*room, EventNid::default(), What::Receipt),
+                Note::Extra { server, .. } | Note::Lasting { server } => {
+                    let (room, event, what) = match &note {
+                        Note::Extra { room, event, .. } => (*room, *event, What::Extra),
+                        _ => (RoomNid::default(), EventNid::default(), What::Lasting),
                     };
                     if let Some(destination) = self.destination(*server)?
                         && destination.push(
                             Item {
                                 position,
                                 room,
+                                event,
                                 what,
                             },
                             now,
@@ -177,6 +184,10 @@ impl Outbox {
                     {
                         self.run(destination);
                     }
+                    continue;
+                }
+                Note::Introduction => {
+                    self.met.notify_one();
                     continue;
                 }
                 Note::Presence { user, json } => {
@@ -204,6 +215,7 @@ impl Outbox {
                         Item {
                             position,
                             room,
+                            event,
                             what,
                         },
                         now,
@@ -320,6 +332,9 @@ async fn follow(outbox: Weak<Outbox>) {
         };
         let (notes, incomplete) = outgoing.take();
         look |= incomplete;
+        if incomplete {
+            outbox_now.met.notify_one();
+        }
         if look {
             let looked = tokio::task::spawn_blocking(move || outbox_now.look_again()).await;
             // Not held meanwhile: the node may stop.

@@ -83,6 +83,11 @@ impl Search {
         }
     }
 
+    /// Whose turn it is when something large is fetched.
+    pub(super) fn on_behalf_of(&self) -> Option<&ServerName> {
+        self.first.first().map(|server| &**server)
+    }
+
     /// Why something could not be had, where all answers together do not give it.
     pub(super) fn failed(&self) -> Failed {
         if self.was_silent.load(Ordering::Relaxed) {
@@ -206,6 +211,7 @@ fn is_silence(error: &remote::Error) -> bool {
         | Kind::Connect { .. }
         | Kind::Tls(_)
         | Kind::Timeout(_)
+        | Kind::Slow(_)
         | Kind::Broken(_) => true,
         Kind::Status { status, .. } => {
             status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS

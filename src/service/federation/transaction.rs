@@ -152,15 +152,14 @@ impl Flight {
                 receipts.add(item.room, row);
                 continue;
             }
-            let event = EventNid(item.position.0);
-            let Some(stored) = readable(parts, view, event)? else {
+            let Some(stored) = readable(parts, view, item.event)? else {
                 continue;
             };
             let header = &stored.event.header;
             // What was done on behalf of a server is known there.
             if header.sender.server_name() != server {
                 hash.update(header.id.as_bytes());
-                made.events.push(event);
+                made.events.push(item.event);
             }
         }
         made.edus.extend(receipts.edus(parts)?);

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    protocol::ids::{Position, RoomNid, ServerNid},
+    protocol::ids::{EventNid, Position, RoomNid, ServerNid},
     store::{
         View,
         schema::{
@@ -76,7 +76,7 @@ impl Federation {
             let first = found.iter().find(is_event);
             let oldest = match first {
                 Some(item) => {
-                    let stored = outbox.parts.rooms.event(&view, item.position.0.into())?;
+                    let stored = outbox.parts.rooms.event(&view, item.event)?;
                     Some(u64::from(stored.event.header.origin_server_ts.0))
                 }
                 None => None,
@@ -121,7 +121,7 @@ impl Outbox {
             if newest.0 != room {
                 let event = LOCAL_EVENTS.last(&view, &(room,))?;
                 let receipt = RECEIPTS.last(&view, &(room,))?;
-                let event = event.map(|((_, position), ())| position);
+                let event = event.map(|((_, position), _)| position);
                 let receipt = receipt.map(|((_, position), _)| position);
                 newest = (room, event.max(receipt).unwrap_or_default());
             }
@@ -185,10 +185,11 @@ impl Outbox {
         };
         let after = Bound::Excluded((server, cursor));
         for row in EXTRA_TARGETS.range(view, &(server,), (after, Bound::Unbounded)) {
-            let ((_, position), (room,)) = row?;
+            let ((_, position), (room, named)) = row?;
             if !add(Item {
                 position,
                 room,
+                event: named.unwrap_or(EventNid(position.0)),
                 what: What::Extra,
             }) {
                 break;
@@ -200,6 +201,7 @@ impl Outbox {
             if !add(Item {
                 position,
                 room,
+                event: EventNid::default(),
                 what,
             }) {
                 break;
@@ -216,11 +218,12 @@ impl Outbox {
                 Bound::Included((room, until)),
             );
             for row in LOCAL_EVENTS.range(view, &(room,), bounds) {
-                let ((_, position), ()) = row?;
+                let ((_, position), named) = row?;
                 let what = What::Event;
                 if !add(Item {
                     position,
                     room,
+                    event: named.unwrap_or(EventNid(position.0)),
                     what,
                 }) {
                     break;
@@ -235,11 +238,12 @@ impl Outbox {
             let from = Position(row.since.0.max(cursor.0 + 1));
             let bounds = (Bound::Included((room, from)), Bound::Unbounded);
             for row in LOCAL_EVENTS.range(view, &(room,), bounds) {
-                let ((_, position), ()) = row?;
+                let ((_, position), named) = row?;
                 let what = What::Event;
                 if !add(Item {
                     position,
                     room,
+                    event: named.unwrap_or(EventNid(position.0)),
                     what,
                 }) {
                     break;
@@ -251,6 +255,7 @@ impl Outbox {
                 if !add(Item {
                     position,
                     room,
+                    event: EventNid::default(),
                     what,
                 }) {
                     break;

@@ -17,6 +17,7 @@ use super::{
     Lifecycle, aliases::put_alias, content, is_public, no_identity_server, object, raw_object, read,
 };
 use crate::{
+    config::EncryptedRooms,
     error::{Error, Result},
     protocol::{auth::Denied, version},
     service::{
@@ -113,6 +114,7 @@ impl Lifecycle {
             preset: &preset,
             rules,
             alias: alias.as_ref(),
+            encrypted: self.rooms.encrypted(),
             initial: &initial,
         };
         run.add_create(create).map_err(contradiction)?;
@@ -238,6 +240,7 @@ struct Plan<'a> {
     preset: &'a RoomPreset,
     rules: &'a AuthorizationRules,
     alias: Option<&'a OwnedRoomAliasId>,
+    encrypted: EncryptedRooms,
     initial: &'a [Initial],
 }
 
@@ -265,7 +268,18 @@ impl Plan<'_> {
             let open = json!({ "guest_access": "can_join" });
             (StateEventType::RoomGuestAccess, open)
         });
-        for (event_type, value) in defaults.into_iter().chain(for_guests) {
+        let is_encrypted = match self.encrypted {
+            EncryptedRooms::Off => false,
+            EncryptedRooms::Private => !is_public,
+            EncryptedRooms::All => true,
+        };
+        // A space has no messages that could be encrypted.
+        let encryption = (is_encrypted && !self.is_space()?).then(|| {
+            let algorithm = json!({ "algorithm": "m.megolm.v1.aes-sha2" });
+            (StateEventType::RoomEncryption, algorithm)
+        });
+        let defaults = defaults.into_iter().chain(for_guests).chain(encryption);
+        for (event_type, value) in defaults {
             // What the client sets itself would only overrule this.
             let is_set = |initial: &Initial| {
                 initial.event_type == event_type && initial.state_key.is_empty()
@@ -275,6 +289,12 @@ impl Plan<'_> {
             }
         }
         Ok(events)
+    }
+
+    fn is_space(&self) -> Result<bool> {
+        let creation = raw_object(self.request.creation_content.as_ref())?;
+        let kind = creation.get("type").and_then(CanonicalJsonValue::as_str);
+        Ok(kind == Some("m.space"))
     }
 
     /// The events after the initial state.

@@ -1,5 +1,8 @@
 //! What a user does in all of their rooms at once: wear a new name, or leave for good.
 
+use std::{pin::pin, time::Duration};
+
+use futures_util::{StreamExt as _, stream};
 use ruma::{
     CanonicalJsonObject, OwnedRoomId, UserId,
     api::client::uiaa::AuthData,
@@ -15,6 +18,12 @@ use crate::{
     service::{Requester, rooms::NewEvent},
     store::schema::USER_ROOMS,
 };
+
+/// In how many rooms something is done at the same time: in some of them others are asked.
+const SIDE_BY_SIDE: usize = 16;
+
+/// How long that may take. A room in which those who must be asked do not answer is then left as it is.
+const MOST_TIME: Duration = Duration::from_secs(30);
 
 impl Lifecycle {
     /// Changes one field of the user's own profile, also in the rooms that show it; `None` removes it.
@@ -63,11 +72,13 @@ impl Lifecycle {
     async fn spread_profile(&self, requester: &Requester) -> Result<()> {
         let profile = self.profile(&requester.user_id)?;
         let is_joined = |membership: &MembershipState| *membership == MembershipState::Join;
-        for room in self.rooms_of(requester.nid, is_joined)? {
+        let rooms = self.rooms_of(requester.nid, is_joined)?;
+        let profile = &profile;
+        let rewritten = rooms.into_iter().map(|room| async move {
             let user = &*requester.user_id;
-            self.rewrite_member(requester, &room, user, &profile)
-                .await?;
-        }
+            self.rewrite_member(requester, &room, user, profile).await
+        });
+        self.side_by_side(&requester.user_id, rewritten).await?;
         self.settle().await
     }
 
@@ -80,18 +91,50 @@ impl Lifecycle {
             use MembershipState::{Invite, Join, Knock};
             matches!(membership, Join | Invite | Knock)
         };
-        for room in self.rooms_of(requester.nid, is_there)? {
-            if let Err(error) = self
-                .leave(requester, &room, CanonicalJsonObject::new())
-                .await
-            {
-                if error.is_internal() {
-                    return Err(error);
+        let rooms = self.rooms_of(requester.nid, is_there)?;
+        let left = rooms.into_iter().map(|room| async move {
+            let left = self.leave(requester, &room, CanonicalJsonObject::new());
+            match left.await {
+                Err(error) if error.is_internal() => return Err(error),
+                Err(error) => {
+                    tracing::info!(%room, user = %requester.user_id, %error, "a room was not left");
                 }
-                tracing::info!(%room, user = %requester.user_id, %error, "a room was not left");
+                Ok(_) => {}
+            }
+            Ok(())
+        });
+        self.side_by_side(&requester.user_id, left).await?;
+        // Nobody elsewhere can keep an invite open by not answering.
+        for room in self.rooms_of(requester.nid, is_there)? {
+            if !self.rooms.takes_part_in(&room).await? {
+                self.leave_unasked(requester, &room).await?;
             }
         }
         Ok(())
+    }
+
+    /// Does what is to be done in each of many rooms, a few at a time, and for no longer than [`MOST_TIME`].
+    async fn side_by_side(
+        &self,
+        user: &UserId,
+        rooms: impl ExactSizeIterator<Item: Future<Output = Result<()>> + Send> + Send,
+    ) -> Result<()> {
+        let mut left = rooms.len();
+        let mut all = stream::iter(rooms.map(Box::pin)).buffer_unordered(SIDE_BY_SIDE);
+        let mut end = pin!(self.clock.sleep(MOST_TIME));
+        loop {
+            tokio::select! {
+                done = all.next() => match done {
+                    Some(done) => done?,
+                    None => return Ok(()),
+                },
+                () = &mut end => {
+                    tracing::warn!(%user, rooms = left, "not all rooms of a user were written: others who must be asked first do not answer");
+                    return Ok(());
+                }
+            }
+            left -= 1;
+        }
     }
 
     fn rooms_of(

@@ -34,6 +34,7 @@ use super::{
     rooms::{NewEvent, RoomHead, Rooms, Run},
 };
 use crate::{
+    clock::Clock,
     error::{Error, Result},
     protocol::integrity,
     store::{Store, schema::ALIASES},
@@ -42,6 +43,7 @@ use crate::{
 /// Begins, enters, leaves and moderates rooms.
 pub struct Lifecycle {
     store: Store,
+    clock: Clock,
     rooms: Arc<Rooms>,
     accounts: Arc<Accounts>,
     federation: Federation,
@@ -55,6 +57,7 @@ impl Lifecycle {
     /// Needs the rooms, the accounts, and the store for what is around them.
     pub fn new(
         store: Store,
+        clock: Clock,
         rooms: Arc<Rooms>,
         accounts: Arc<Accounts>,
         federation: Federation,
@@ -62,6 +65,7 @@ impl Lifecycle {
     ) -> Self {
         Self {
             store,
+            clock,
             rooms,
             accounts,
             federation,

@@ -126,6 +126,20 @@ impl Lifecycle {
         Box::pin(self.federation.leave(&wish, &version)).await
     }
 
+    /// The same without asking anybody there.
+    pub(super) async fn leave_unasked(&self, requester: &Requester, room: &RoomId) -> Result<()> {
+        let version = self.rooms.version_told(room, requester.nid)?;
+        let wish = Wish {
+            room,
+            user: &requester.user_id,
+            content: CanonicalJsonObject::new(),
+            via: Vec::new(),
+        };
+        let version = version.unwrap_or(ANY_VERSION);
+        Box::pin(self.federation.leave(&wish, &version)).await?;
+        Ok(())
+    }
+
     fn wish<'w>(
         &self,
         requester: &'w Requester,

@@ -111,6 +111,8 @@ struct Drafted {
 pub(super) struct Context {
     /// What it relates to, and how.
     pub(super) relation: Option<(EventNid, String)>,
+    /// The order of the newest reply of the thread that it is a reply in, if there is one.
+    pub(super) last_reply: Option<i64>,
     /// The root of its thread.
     pub(super) thread: Option<OwnedEventId>,
     /// The event that it empties.
@@ -126,6 +128,8 @@ pub(super) struct Redacted {
     pub(super) sender: UserNid,
     /// What it related to, and how: it does so no longer.
     pub(super) relation: Option<(EventNid, String)>,
+    /// The order of the reply before it, if it was a reply in a thread.
+    pub(super) last_reply: Option<i64>,
 }
 
 struct StateDelta {

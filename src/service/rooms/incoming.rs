@@ -22,10 +22,7 @@ use crate::{
         ids::{EventNid, Position},
         ingest::{Need, Pdu, Verdict},
     },
-    store::{
-        Batch,
-        schema::{LOCAL_EVENTS, ROOM_HEADS},
-    },
+    store::{Batch, schema::ROOM_HEADS},
 };
 
 /// How the state before an event is found.
@@ -81,7 +78,7 @@ impl Rooms {
         before: Before<'_>,
         more: impl FnOnce(&mut Batch<'_>),
     ) -> Result<Outcome> {
-        self.receive_with(head, pdu, before, None, |_, _, batch| more(batch))
+        self.receive_as(head, pdu, before, |_| {}, more)
     }
 
     /// Takes an event of a user of ours into a room, which somebody else has signed as well since it was made. The room
@@ -96,8 +93,11 @@ impl Rooms {
         transaction: Option<Transaction>,
     ) -> Result<Outcome> {
         let at = self.clock.now_ms();
-        let own = Own { transaction, at };
-        self.receive_with(head, pdu, Before::Previous, Some(own), |_, _, _| {})
+        let own = |plan: &mut Plan| {
+            plan.own = Some(Own { transaction, at });
+            plan.is_answered_for = true;
+        };
+        self.receive_as(head, pdu, Before::Previous, own, |_| {})
     }
 
     /// Takes an event into a room that this node has accepted on behalf of the room, and tells the other servers in it:
@@ -106,21 +106,17 @@ impl Rooms {
     /// # Errors
     /// As [`receive`](Self::receive).
     pub fn accept(&self, head: &mut RoomHead, pdu: &Pdu, before: Before<'_>) -> Result<Outcome> {
-        let room = head.nid;
-        self.receive_with(head, pdu, before, None, |nid, is_accepted, batch| {
-            if is_accepted {
-                LOCAL_EVENTS.put(batch, &(room, Position(nid.0)), &());
-            }
-        })
+        let own = |plan: &mut Plan| plan.is_answered_for = true;
+        self.receive_as(head, pdu, before, own, |_| {})
     }
 
-    fn receive_with(
+    fn receive_as(
         &self,
         head: &mut RoomHead,
         pdu: &Pdu,
         before: Before<'_>,
-        own: Option<Own>,
-        more: impl FnOnce(EventNid, bool, &mut Batch<'_>),
+        regard: impl FnOnce(&mut Plan),
+        more: impl FnOnce(&mut Batch<'_>),
     ) -> Result<Outcome> {
         if pdu.event.header.room_id != head.id {
             return Err(Error::invalid_param(format!(
@@ -140,11 +136,9 @@ impl Rooms {
                 rule = %denied, kind = plan.verdict_name(), "an event of another server is not shown"
             );
         }
-        plan.own = own;
+        regard(&mut plan);
         let verdict = plan.verdict.clone();
-        let is_accepted = verdict == Verdict::Accepted;
-        let (stored, position) =
-            self.write_planned(head, plan, |nid, batch| more(nid, is_accepted, batch))?;
+        let (stored, position) = self.write_planned(head, plan, more)?;
         Ok(Outcome::Written {
             nid: stored.nid,
             position,
@@ -188,7 +182,7 @@ impl Rooms {
             }
             Planned::Ready(plan) => *plan,
         };
-        let (stored, _) = self.write_planned(head, plan, |_, _| {})?;
+        let (stored, _) = self.write_planned(head, plan, |_| {})?;
         Ok(Settled::There(stored))
     }
 
@@ -196,13 +190,13 @@ impl Rooms {
         &self,
         head: &mut RoomHead,
         plan: Plan,
-        more: impl FnOnce(EventNid, &mut Batch<'_>),
+        more: impl FnOnce(&mut Batch<'_>),
     ) -> Result<(Arc<Stored>, Position)> {
         let mut next = head.clone();
         let committed = self.store.commit(|batch| {
             let written = write::write(&mut next, batch, plan);
             ROOM_HEADS.put(batch, &(next.nid,), &next.row);
-            more(written.stored.nid, batch);
+            more(batch);
             Ok(written)
         })?;
         let write::Written {

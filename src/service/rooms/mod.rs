@@ -22,6 +22,7 @@ mod state;
 mod summary;
 #[cfg(test)]
 pub(crate) mod testing;
+mod threads;
 mod timeline;
 mod unplaced;
 mod visibility;
@@ -54,7 +55,7 @@ use self::{directory::Directory, head::Heads, read::Events, resolution::Resoluti
 use super::keyring::Keyring;
 use crate::{
     clock::{Clock, Entropy},
-    config::Config,
+    config::{Config, EncryptedRooms},
     error::Result,
     protocol::{
         ids::{ServerNid, StateKeyNid},
@@ -75,6 +76,7 @@ pub struct Rooms {
     acls: Acls,
     directory: Directory,
     default_version: RoomVersionId,
+    encrypted: EncryptedRooms,
     server_name: OwnedServerName,
     server: ServerNid,
     /// The key of the state that names a policy server.
@@ -94,6 +96,7 @@ impl Rooms {
             heads: Heads::default(),
             events: Events::new(budget),
             default_version: config.server.default_room_version.clone(),
+            encrypted: config.rooms.encrypted,
             resolutions: Resolutions::default(),
             acls: Acls::default(),
             directory: Directory::default(),
@@ -115,5 +118,10 @@ impl Rooms {
     /// The version of rooms that are created without naming one.
     pub fn default_version(&self) -> &RoomVersionId {
         &self.default_version
+    }
+
+    /// Which new rooms are encrypted although their creators do not ask for it.
+    pub fn encrypted(&self) -> EncryptedRooms {
+        self.encrypted
     }
 }

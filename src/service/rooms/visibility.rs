@@ -191,6 +191,11 @@ impl Sight<'_> {
         matches!(self.presence, Presence::Joined { .. })
     }
 
+    /// Whether the asker was in the room and is not any more.
+    pub fn was_joined(&self) -> bool {
+        matches!(self.presence, Presence::Left { .. })
+    }
+
     /// Whether events of this sender are kept from the asker, unless they are state.
     pub fn ignores(&self, sender: UserNid) -> Result<bool> {
         if self.ignored.is_empty() {

@@ -8,7 +8,6 @@ use super::{Range, Sync, SyncRequest, v3::Asking};
 use crate::{
     error::Result,
     protocol::{
-        filter::Filter,
         ids::{Position, RoomNid, UserNid},
         token::SyncToken,
     },
@@ -55,10 +54,7 @@ impl Sync {
         let view = self.store.view();
         let request = SyncRequest {
             since: Some(since),
-            filter: Filter::default().into(),
-            full_state: false,
-            timeout: std::time::Duration::ZERO,
-            state_after: None,
+            ..SyncRequest::bare()
         };
         let position = since.position.min(view.position());
         let range = Range {
@@ -126,51 +122,50 @@ impl Sync {
     ) -> Result<()> {
         let view = asking.view;
         let is_in = member.membership == MembershipState::Join;
-        if member.since > since {
-            if is_in {
-                met.met.extend(joined(view, room)?);
-            } else if self.was_in(asking, room, member, since)? {
-                met.lost.extend(joined(view, room)?);
-                met.lost.extend(moved(view, room, since)?);
-            }
+        let is_new = member.since > since;
+        if !is_in && !is_new || !ROOM_HEADS.contains(view, &(room,))? {
             return Ok(());
         }
-        if !is_in {
+        // Only those are lost who were there with the user: who came or was invited meanwhile is none of their business.
+        let part = self.part(asking, room, member, None)?;
+        let order = since.live_order();
+        if is_new && is_in {
+            met.met.extend(joined(view, room)?);
+        }
+        if is_new && !self.was_joined(&part, order)? {
             return Ok(());
+        }
+        if is_new && !is_in {
+            let was_there = |row: &MemberRow| row.since <= since;
+            met.lost.extend(joined_if(view, room, was_there)?);
         }
         for other in moved(view, room, since)? {
             let row = ROOM_MEMBERS.get(view, &(room, other))?;
-            if row.is_some_and(|row| row.membership == MembershipState::Join) {
+            if is_in && row.is_some_and(|row| row.membership == MembershipState::Join) {
                 met.met.insert(other);
-            } else {
+            } else if self.was_member(&part, order, self.store.user_id(other)?.as_str())? {
                 met.lost.insert(other);
             }
         }
         Ok(())
     }
-
-    /// Whether the user was in a room when the client last asked.
-    fn was_in(
-        &self,
-        asking: &Asking<'_>,
-        room: RoomNid,
-        member: &MemberRow,
-        since: Position,
-    ) -> Result<bool> {
-        if !ROOM_HEADS.contains(asking.view, &(room,))? {
-            return Ok(false);
-        }
-        let part = self.part(asking, room, member, None)?;
-        self.was_joined(&part, since.live_order())
-    }
 }
 
 /// All who are in a room.
 fn joined(view: &View, room: RoomNid) -> Result<Vec<UserNid>> {
+    joined_if(view, room, |_| true)
+}
+
+/// Those who are in a room for whom this holds.
+fn joined_if(
+    view: &View,
+    room: RoomNid,
+    holds: impl Fn(&MemberRow) -> bool,
+) -> Result<Vec<UserNid>> {
     let mut found = Vec::new();
     for row in ROOM_MEMBERS.scan(view, &(room,)) {
         let ((_, user), member) = row?;
-        if member.membership == MembershipState::Join {
+        if member.membership == MembershipState::Join && holds(&member) {
             found.push(user);
         }
     }

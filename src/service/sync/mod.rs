@@ -7,6 +7,7 @@ mod account_data;
 mod device_lists;
 mod json;
 mod lazy;
+mod sliding;
 mod state;
 mod stripped;
 mod timeline;
@@ -18,8 +19,11 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-pub use self::device_lists::DeviceLists;
-use self::{lazy::SentMembers, unread::Unread};
+pub use self::{
+    device_lists::DeviceLists,
+    sliding::{Asked, SlidingRequest},
+};
+use self::{lazy::SentMembers, sliding::Sliding, unread::Unread};
 use super::{
     Requester,
     accounts::Accounts,
@@ -28,7 +32,7 @@ use super::{
     rooms::Rooms,
 };
 use crate::{
-    clock::Clock,
+    clock::{Clock, Entropy},
     error::{Error, Result},
     protocol::{filter::Filter, ids::Position, token::SyncToken},
     store::{
@@ -60,6 +64,17 @@ pub struct SyncRequest {
 }
 
 impl SyncRequest {
+    /// One that asks for all and waits for nothing.
+    fn bare() -> Self {
+        Self {
+            since: None,
+            filter: Arc::default(),
+            full_state: false,
+            timeout: Duration::ZERO,
+            state_after: None,
+        }
+    }
+
     /// Behind which position lies what the last answer told and what did not hold.
     fn unsettled(&self) -> Option<Position> {
         self.since.and_then(|token| token.unsettled)
@@ -79,6 +94,7 @@ pub struct Sync {
     stop: CancellationToken,
     sent_members: SentMembers,
     unread: Unread,
+    sliding: Sliding,
     /// Bounds how many long answers are worked out at once.
     long: Semaphore,
 }
@@ -97,6 +113,8 @@ pub struct Sources {
     pub presence: Arc<Presence>,
     /// Messages and keys of devices.
     pub encryption: Arc<Encryption>,
+    /// Chance.
+    pub entropy: Entropy,
 }
 
 /// A range of the stream, and what changed in it as far as memory knows.
@@ -122,6 +140,7 @@ impl Sync {
             stop,
             sent_members: SentMembers::new(),
             unread: Unread::new(),
+            sliding: Sliding::new(sources.entropy),
             long: Semaphore::new(cores * 2),
         }
     }

@@ -124,8 +124,13 @@ impl Sync {
 
     /// Whether the user was in the room at a place in the timeline.
     pub(super) fn was_joined(&self, part: &RoomPart<'_>, order: i64) -> Result<bool> {
-        let state = self.store.state(self.snapshot_at(part, order)?)?;
         let user = part.asking.requester.user_id.as_str();
+        self.was_member(part, order, user)
+    }
+
+    /// Whether somebody was in the room at a place in the timeline.
+    pub(super) fn was_member(&self, part: &RoomPart<'_>, order: i64, user: &str) -> Result<bool> {
+        let state = self.store.state(self.snapshot_at(part, order)?)?;
         let member = self.rooms.entry(part.asking.view, &state, MEMBER, user)?;
         Ok(member.is_some_and(|m| m.event.header.membership == Some(MembershipState::Join)))
     }
@@ -263,14 +268,17 @@ impl Sync {
         if let Some(heroes) = part.heroes.get() {
             return Ok(heroes);
         }
-        let heroes = self.find_heroes(part)?;
+        let is_named = self.is_named(part)?;
+        let heroes = if is_named {
+            Vec::new()
+        } else {
+            self.find_heroes(part)?
+        };
         Ok(part.heroes.get_or_init(|| heroes))
     }
 
-    fn find_heroes(&self, part: &RoomPart<'_>) -> Result<Vec<OwnedUserId>> {
-        if self.is_named(part)? {
-            return Ok(Vec::new());
-        }
+    /// By whom the room would be called if it had no name.
+    pub(super) fn find_heroes(&self, part: &RoomPart<'_>) -> Result<Vec<OwnedUserId>> {
         let mut members: Vec<(Arc<OwnedUserId>, MembershipState)> = Vec::new();
         let mut present = 0;
         for row in ROOM_MEMBERS

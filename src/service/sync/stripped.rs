@@ -41,12 +41,26 @@ impl Sync {
     pub(super) fn stripped(
         &self,
         asking: &Asking<'_>,
-        (room, member): (RoomNid, &MemberRow),
+        room: (RoomNid, &MemberRow),
         name: &str,
+    ) -> Result<String> {
+        let events = self.stripped_events(asking, room)?;
+        let mut out = String::new();
+        let mut object = Object::new(&mut out);
+        object.event_list(name, &events);
+        object.finish();
+        Ok(out)
+    }
+
+    /// The room as it was when the user was invited or knocked: what stands between the brackets of a list of events.
+    pub(super) fn stripped_events(
+        &self,
+        asking: &Asking<'_>,
+        (room, member): (RoomNid, &MemberRow),
     ) -> Result<String> {
         let event = self.rooms.event(asking.view, member.event)?;
         if event.facts.aside {
-            return Self::stripped_from_outside(asking, (room, &event), name);
+            return Self::stripped_from_outside(asking, (room, &event));
         }
         let state = self.store.state(event.facts.before)?;
         let members: [&UserId; 1] = [&event.event.header.sender];
@@ -62,18 +76,13 @@ impl Sync {
             }
         }
         push_item(&mut events, &format::stripped(&event.event));
-        let mut out = String::new();
-        let mut object = Object::new(&mut out);
-        object.event_list(name, &events);
-        object.finish();
-        Ok(out)
+        Ok(events)
     }
 
     /// A room that this node does not know, as the server that invites has described it.
     fn stripped_from_outside(
         asking: &Asking<'_>,
         (room, event): (RoomNid, &Stored),
-        name: &str,
     ) -> Result<String> {
         #[derive(Deserialize)]
         struct Key<'e> {
@@ -98,10 +107,6 @@ impl Sync {
             }
         }
         push_item(&mut events, &format::stripped(&event.event));
-        let mut out = String::new();
-        let mut object = Object::new(&mut out);
-        object.event_list(name, &events);
-        object.finish();
-        Ok(out)
+        Ok(events)
     }
 }

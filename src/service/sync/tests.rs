@@ -5,6 +5,7 @@
 //! state that the rooms really have, and must have been shown every event or been told of the gap.
 
 mod foreign;
+mod sliding;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

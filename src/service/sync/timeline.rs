@@ -41,6 +41,21 @@ pub(super) struct Window {
     pub(super) undone: Vec<StateKeyNid>,
 }
 
+impl Window {
+    /// None of the events before this place.
+    pub(super) const fn empty(before: i64) -> Self {
+        Self {
+            shown: Vec::new(),
+            unshown_state: Vec::new(),
+            limited: false,
+            split: false,
+            before,
+            summary_changed: false,
+            undone: Vec::new(),
+        }
+    }
+}
+
 impl Sync {
     /// The newest events up to the place `upto` that the client does not know.
     pub(super) fn window(&self, part: &RoomPart<'_>, upto: i64) -> Result<Window> {
@@ -50,15 +65,7 @@ impl Sync {
             .limit
             .and_then(|limit| usize::try_from(limit).ok());
         let limit = asked.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT);
-        let mut window = Window {
-            shown: Vec::new(),
-            unshown_state: Vec::new(),
-            limited: false,
-            split: false,
-            before: upto,
-            summary_changed: false,
-            undone: Vec::new(),
-        };
+        let mut window = Window::empty(upto);
         let newest = i64::try_from(part.head.last.0).unwrap_or(i64::MAX);
         if part.known.is_some_and(|known| newest <= known) {
             return Ok(window);

@@ -84,13 +84,7 @@ impl Sync {
             .room
             .timeline
             .unread_thread_notifications;
-        let mut total = row.main;
-        if !by_thread {
-            for (_, counts) in &row.threads {
-                total.notifications += counts.notifications;
-                total.highlights += counts.highlights;
-            }
-        }
+        let total = if by_thread { row.main } else { total(&row) };
         object.json("unread_notifications", &json(total));
         if by_thread && !row.threads.is_empty() {
             let threads = row
@@ -100,6 +94,11 @@ impl Sync {
             object.object("unread_thread_notifications", &threads.collect::<Vec<_>>());
         }
         Ok(())
+    }
+
+    /// How much is unread in a room that the user has joined, in all.
+    pub(super) fn unread(&self, part: &RoomPart<'_>) -> Result<Counts> {
+        Ok(total(&self.unread_counts(part)?))
     }
 
     fn unread_counts(&self, part: &RoomPart<'_>) -> Result<UnreadRow> {
@@ -385,6 +384,16 @@ fn reset(row: &mut UnreadRow, thread: Option<&OwnedEventId>) {
         None => row.main = Counts::default(),
         Some(thread) => row.threads.retain(|(root, _)| root != thread),
     }
+}
+
+/// In and outside of threads.
+fn total(row: &UnreadRow) -> Counts {
+    let mut total = row.main;
+    for (_, counts) in &row.threads {
+        total.notifications += counts.notifications;
+        total.highlights += counts.highlights;
+    }
+    total
 }
 
 fn json(counts: Counts) -> String {

@@ -5,7 +5,7 @@ use std::{cell::OnceCell, collections::BTreeSet};
 use ruma::{OwnedUserId, UserId, events::room::member::MembershipState};
 
 use super::{
-    Range, Sync, SyncRequest,
+    DeviceLists, Range, Sync, SyncRequest,
     account_data::{ChangedData, all_data},
     json::{Object, plain_event, push_item},
     timeline::Window,
@@ -20,7 +20,7 @@ use crate::{
     },
     service::{
         Requester,
-        e2ee::Pending,
+        e2ee::{MOST_TOLD, Pending},
         rooms::{Reach, Seen, Sight, Stored},
     },
     store::{
@@ -58,7 +58,7 @@ pub(super) struct RoomPart<'a> {
 
 impl RoomPart<'_> {
     /// Where in the timeline of a room that the user is not in ends what they may see; none if they see nothing of it.
-    fn last_seen(&self, sync: &Sync, member: &MemberRow) -> Result<Option<i64>> {
+    pub(super) fn last_seen(&self, sync: &Sync, member: &MemberRow) -> Result<Option<i64>> {
         match self.sight.reach() {
             Ok(Reach::Now) => {
                 let stored = sync.rooms.event(self.asking.view, member.event)?;
@@ -94,7 +94,13 @@ struct SeenInRooms {
     unsettled: bool,
 }
 
-fn finish(answer: &mut Object<'_>, mut keys: KeyCountsRow, token: SyncToken) {
+fn finish(answer: &mut Object<'_>, keys: KeyCountsRow, token: SyncToken) {
+    write_keys(answer, keys);
+    answer.text("next_batch", &token.to_string());
+}
+
+/// Writes how many keys of the device are left.
+pub(super) fn write_keys(answer: &mut Object<'_>, mut keys: KeyCountsRow) {
     // Some clients take a missing count for an unknown one, so it is always told.
     keys.counts.entry(USUAL_ALGORITHM.to_owned()).or_default();
     let mut counts = Object::new(answer.member("device_one_time_keys_count"));
@@ -112,7 +118,27 @@ fn finish(answer: &mut Object<'_>, mut keys: KeyCountsRow, token: SyncToken) {
         push_string(unused, algorithm);
     }
     unused.push(']');
-    answer.text("next_batch", &token.to_string());
+}
+
+/// Writes whose devices have changed, if there are such.
+pub(super) fn write_device_lists(answer: &mut Object<'_>, lists: &DeviceLists) {
+    if lists.is_empty() {
+        return;
+    }
+    let mut object = Object::new(answer.member("device_lists"));
+    for (name, users) in [("changed", &lists.changed), ("left", &lists.left)] {
+        let list = object.member(name);
+        let mut items = String::new();
+        for user in users {
+            let mut text = String::new();
+            push_string(&mut text, user.as_str());
+            push_item(&mut items, &text);
+        }
+        list.push('[');
+        list.push_str(&items);
+        list.push(']');
+    }
+    object.finish();
 }
 
 impl Sync {
@@ -128,7 +154,7 @@ impl Sync {
     }
 
     /// How many keys the device has that asks.
-    fn keys(&self, view: &View, requester: &Requester) -> Result<KeyCountsRow> {
+    pub(super) fn keys(&self, view: &View, requester: &Requester) -> Result<KeyCountsRow> {
         let Some(device) = &requester.device_id else {
             return Ok(KeyCountsRow::default());
         };
@@ -198,22 +224,7 @@ impl Sync {
         answer.events("account_data", &data.global);
         answer.events("presence", &presence);
         answer.events("to_device", &messages.events);
-        if !lists.is_empty() {
-            let mut object = Object::new(answer.member("device_lists"));
-            for (name, users) in [("changed", &lists.changed), ("left", &lists.left)] {
-                let list = object.member(name);
-                let mut items = String::new();
-                for user in users {
-                    let mut text = String::new();
-                    push_string(&mut text, user.as_str());
-                    push_item(&mut items, &text);
-                }
-                list.push('[');
-                list.push_str(&items);
-                list.push(']');
-            }
-            object.finish();
-        }
+        write_device_lists(&mut answer, &lists);
         if !rooms.is_empty() {
             let mut object = Object::new(answer.member("rooms"));
             object.object("join", &rooms.join);
@@ -243,7 +254,8 @@ impl Sync {
             Some(device) if rest || range.may_have(Kinds::DEVICES) => {
                 let token = token.filter(|_| asking.since.is_some());
                 let device = (asking.requester.nid, device.as_str());
-                self.encryption.pending(asking.view, device, token)
+                self.encryption
+                    .pending(asking.view, device, token, MOST_TOLD)
             }
             _ => Ok(Pending::default()),
         }
@@ -570,7 +582,7 @@ impl Range {
 }
 
 /// Where in the timeline a membership came to be: at its event, unless the room's history had been split.
-fn place_of(stored: &Stored, member: &MemberRow) -> i64 {
+pub(super) fn place_of(stored: &Stored, member: &MemberRow) -> i64 {
     let since = member.since.live_order();
     stored.facts.order.map_or(since, |order| order.max(since))
 }

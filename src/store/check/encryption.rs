@@ -1,18 +1,20 @@
 //! The laws of what the node carries from device to device.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::de::IgnoredAny;
 
 use super::{Check, Complaint};
 use crate::{
-    protocol::ids::{ServerNid, UserNid},
+    protocol::ids::{Position, ServerNid, UserNid},
     store::{
         Result,
         schema::{
-            DEVICE_KEYS, DEVICE_LIST_CHANGES, DEVICE_LISTS, DEVICES, FALLBACK_KEYS, KEY_COUNTS,
-            LASTING_EDUS, MEMBER_CHANGES, ONE_TIME_KEY_IDS, ONE_TIME_KEYS, RECEIVED_TO_DEVICE,
-            REMOTE_KEYS, ROOM_MEMBERS, SENT_TO_DEVICE, SERVER_NAMES, TO_DEVICE, USER_IDS,
+            BACKUP_KEYS, CROSS_SIGNING_KEYS, DEHYDRATED_DEVICES, DEVICE_KEYS, DEVICE_LIST_CHANGES,
+            DEVICE_LISTS, DEVICES, FALLBACK_KEYS, KEY_BACKUPS, KEY_COUNTS, LASTING_EDUS,
+            MEMBER_CHANGES, ONE_TIME_KEY_IDS, ONE_TIME_KEYS, PRIVATE_KEY_CHANGES,
+            RECEIVED_TO_DEVICE, REMOTE_KEYS, ROOM_MEMBERS, SENT_TO_DEVICE, SERVER_NAMES, TO_DEVICE,
+            USER_IDS, USER_SIGNATURES,
         },
     },
 };
@@ -47,7 +49,15 @@ impl Check<'_> {
             self.has_name(say, server)
         })?;
         self.device_keys(say)?;
+        self.cross_signing(say)?;
         self.device_lists(say)?;
+        self.backups(say)?;
+        self.rows(&DEHYDRATED_DEVICES, say, |say, (user,), row| {
+            if serde_json::from_str::<IgnoredAny>(&row.data).is_err() {
+                say(format!("the dehydrated device of user {user} is not JSON"));
+            }
+            self.device(say, (user, &row.device), "a dehydrated device")
+        })?;
         self.rows(&RECEIVED_TO_DEVICE, say, |say, (server, _), _| {
             self.has_name(say, server)
         })
@@ -122,6 +132,85 @@ impl Check<'_> {
             ));
         }
         Ok(())
+    }
+
+    /// Every key is in a backup of somebody's, which counts it.
+    fn backups(&self, say: &mut dyn FnMut(Complaint)) -> Result<()> {
+        let mut counted: BTreeMap<(UserNid, Position), u64> = BTreeMap::new();
+        self.rows(&BACKUP_KEYS, say, |say, (user, version, _, session), json| {
+            *counted.entry((user, version)).or_default() += 1;
+            if serde_json::from_str::<IgnoredAny>(&json).is_err() {
+                say(format!(
+                    "the key of session {session} in backup {version} of user {user} is not JSON"
+                ));
+            }
+            Ok(())
+        })?;
+        self.rows(&KEY_BACKUPS, say, |say, (user, version), row| {
+            let count = counted.remove(&(user, version)).unwrap_or_default();
+            if row.count != count {
+                say(format!(
+                    "backup {version} of user {user} counts {} keys, but has {count}",
+                    row.count
+                ));
+            }
+            if serde_json::from_str::<IgnoredAny>(&row.auth_data).is_err() {
+                say(format!(
+                    "what backup {version} of user {user} is encrypted with is not JSON"
+                ));
+            }
+            if row.changed > self.view.position() {
+                say(format!(
+                    "backup {version} of user {user} changed at {}, which has not come yet",
+                    row.changed
+                ));
+            }
+            self.account(say, user, &format!("backup {version}"))
+        })?;
+        for (user, version) in counted.into_keys() {
+            say(format!(
+                "user {user} has keys in backup {version}, which is not there"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Keys and signatures are of users whose names are known, and each change is told once.
+    fn cross_signing(&self, say: &mut dyn FnMut(Complaint)) -> Result<()> {
+        self.rows(&CROSS_SIGNING_KEYS, say, |say, (user, usage), json| {
+            let is_known = ["master", "self_signing", "user_signing"].contains(&&*usage);
+            if !is_known || serde_json::from_str::<IgnoredAny>(&json).is_err() {
+                say(format!("the {usage} key of user {user} is none"));
+            }
+            if usage != "master" && !CROSS_SIGNING_KEYS.contains(&self.view, &(user, "master"))? {
+                say(format!("user {user} has a {usage} key but no master key"));
+            }
+            self.account(say, user, "a cross-signing key")
+        })?;
+        self.rows(&USER_SIGNATURES, say, |say, (whose, user), _| {
+            if !USER_IDS.contains(&self.view, &(whose,))? {
+                say(format!("user {user} has signed a key of nobody"));
+            }
+            self.account(say, user, "a signature")
+        })?;
+        let mut told = BTreeSet::new();
+        self.rows(
+            &PRIVATE_KEY_CHANGES,
+            say,
+            |say, (user, position), (whose,)| {
+                if !told.insert((user, whose)) {
+                    say(format!(
+                        "user {user} is told twice that the keys of user {whose} have changed"
+                    ));
+                }
+                if position > self.view.position() {
+                    say(format!(
+                        "user {user} is told of keys of {position}, which has not come yet"
+                    ));
+                }
+                self.account(say, user, "a change of keys")
+            },
+        )
     }
 
     fn device_lists(&self, say: &mut dyn FnMut(Complaint)) -> Result<()> {

@@ -11,9 +11,10 @@ use crate::{
     store::{
         Result,
         schema::{
-            CURRENT_STATE, DESTINATIONS, EVENTS, EXTRA_TARGETS, GAPS, INBOX, LEFT_SERVERS,
-            LOCAL_EVENTS, PEER_INVITATIONS, PEERS, ROOM_HEADS, ROOM_IDS, ROOM_MEMBERS,
-            ROOM_SERVERS, SERVER_NAMES, SERVER_ROOMS, STRIPPED, TIMELINE, USER_IDS, WAITING,
+            CURRENT_STATE, DESTINATIONS, EVENTS, EXTRA_TARGETS, GAPS, INBOX, INTRODUCTIONS,
+            LEFT_SERVERS, LOCAL_EVENTS, PEER_INVITATIONS, PEERS, ROOM_HEADS, ROOM_IDS,
+            ROOM_MEMBERS, ROOM_SERVERS, SERVER_NAMES, SERVER_ROOMS, STRIPPED, TIMELINE, USER_IDS,
+            WAITING,
         },
     },
 };
@@ -37,6 +38,15 @@ impl Check<'_> {
             if !ROOM_MEMBERS.contains(&self.view, &(room, user))? {
                 say(format!(
                     "user {user} was told of room {room} but was not invited"
+                ));
+            }
+            Ok(())
+        })?;
+        self.rows(&INTRODUCTIONS, say, |say, (position, room, user), ()| {
+            let row = ROOM_MEMBERS.get(&self.view, &(room, user))?;
+            if row.is_none_or(|row| row.since < position) {
+                say(format!(
+                    "user {user} is to be introduced in room {room}, where they have not come at {position}"
                 ));
             }
             Ok(())
@@ -95,8 +105,9 @@ impl Check<'_> {
     }
 
     fn outgoing(&self, say: &mut dyn FnMut(Complaint)) -> Result<()> {
-        self.rows(&LOCAL_EVENTS, say, |say, (room, position), ()| {
-            let row = EVENTS.get(&self.view, &(EventNid(position.0),))?;
+        self.rows(&LOCAL_EVENTS, say, |say, (room, position), named| {
+            let nid = named.unwrap_or(EventNid(position.0));
+            let row = EVENTS.get(&self.view, &(nid,))?;
             if row.is_none_or(|row| row.room != room) {
                 say(format!(
                     "room {room} has no event of its own at position {position}"
@@ -104,8 +115,9 @@ impl Check<'_> {
             }
             Ok(())
         })?;
-        self.rows(&EXTRA_TARGETS, say, |say, (server, position), (room,)| {
-            let row = EVENTS.get(&self.view, &(EventNid(position.0),))?;
+        self.rows(&EXTRA_TARGETS, say, |say, (server, position), (room, named)| {
+            let nid = named.unwrap_or(EventNid(position.0));
+            let row = EVENTS.get(&self.view, &(nid,))?;
             if row.is_none_or(|row| row.room != room) {
                 say(format!(
                     "server {server} is to be told of event {position}, which is not in room {room}"

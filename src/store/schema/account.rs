@@ -197,3 +197,27 @@ pub enum Reported {
     /// A user.
     User(UserNid),
 }
+
+/// Whether a user follows a thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Following {
+    /// They have said so.
+    Willingly,
+    /// An app has decided it.
+    Automatically,
+    /// Not any more; events up to there do not make an app decide otherwise.
+    LeftAt(Position),
+}
+
+/// What a user has to do with a thread.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ThreadSubscriptionRow {
+    /// The room of the thread.
+    pub room: RoomNid,
+    /// Whether they follow it.
+    pub following: Following,
+    /// When that last changed.
+    pub position: Position,
+}
+
+impl Record for ThreadSubscriptionRow {}

@@ -7,13 +7,16 @@ import * as sdk from "matrix-js-sdk";
 export const baseUrl = process.env.HOMESERVER_URL ?? "http://127.0.0.1:8008";
 const registrationToken = process.env.REGISTRATION_TOKEN;
 /** The longest that anything awaited may take. Nothing ever waits this long when the server is right. */
-const LIMIT_MS = Number(process.env.WAIT_LIMIT_MS ?? 20_000);
+export const LIMIT_MS = Number(process.env.WAIT_LIMIT_MS ?? 20_000);
 
 const started = new Set();
 
+const credentials = (answer) =>
+    ({ userId: answer.user_id, deviceId: answer.device_id, accessToken: answer.access_token });
+
 /** Registers an account and answers its credentials; `name` only begins the name, so that a run can be repeated. */
-export async function register(name) {
-    const client = sdk.createClient({ baseUrl });
+export async function register(name, server = baseUrl) {
+    const client = sdk.createClient({ baseUrl: server });
     const username = `${name}-${randomBytes(4).toString("hex")}`;
     const password = `secret of ${username}`;
     const auth = new sdk.InteractiveAuth({
@@ -29,38 +32,41 @@ export async function register(name) {
         requestEmailToken: () => Promise.reject(new Error("no e-mail here")),
     });
     const answer = await auth.attemptAuth();
-    return { username, password, userId: answer.user_id, deviceId: answer.device_id, accessToken: answer.access_token };
+    return { server, username, password, ...credentials(answer) };
 }
 
 /** Logs the account in on a new device and answers its credentials. */
 export async function login(account) {
-    const answer = await sdk.createClient({ baseUrl }).loginRequest({
+    const answer = await sdk.createClient({ baseUrl: account.server }).loginRequest({
         type: "m.login.password",
         identifier: { type: "m.id.user", user: account.username },
         password: account.password,
     });
-    return { ...account, userId: answer.user_id, deviceId: answer.device_id, accessToken: answer.access_token };
+    return { ...account, ...credentials(answer) };
 }
 
 /**
  * Starts a client and resolves when its first sync is done.
- * `client.received` has every event that its syncs brought, by event id.
+ * `client.received` has every event that its syncs brought, by event id. `create` goes to the making of the client,
+ * `prepare` is done with it before its first sync.
  */
-export async function start({ userId, deviceId, accessToken }, options = {}) {
-    const client = sdk.createClient({ baseUrl, userId, deviceId, accessToken, timelineSupport: true });
+export async function start({ server, userId, deviceId, accessToken }, { prepare, create, ...options } = {}) {
+    const identity = { baseUrl: server, userId, deviceId, accessToken };
+    const client = sdk.createClient({ ...identity, timelineSupport: true, ...create });
     client.received = new Map();
     client.on(sdk.ClientEvent.Event, (event) => {
         if (event.getId()) client.received.set(event.getId(), event);
     });
     started.add(client);
+    await prepare?.(client);
     await client.startClient({ threadSupport: true, lazyLoadMembers: true, initialSyncLimit: 50, ...options });
     await until(client, () => client.isInitialSyncComplete(), "the first sync");
     return client;
 }
 
 /** Registers and starts in one. The account is `client.account`. */
-export async function newStaff(name, options) {
-    const account = await register(name);
+export async function newStaff(name, options, server = baseUrl) {
+    const account = await register(name, server);
     const client = await start(account, options);
     client.account = account;
     return client;
@@ -77,6 +83,7 @@ const SIGNALS = [
     sdk.ClientEvent.Room,
     sdk.ClientEvent.AccountData,
     sdk.MatrixEventEvent.Replaced,
+    sdk.MatrixEventEvent.Decrypted,
     sdk.RoomEvent.Timeline,
     sdk.RoomEvent.Receipt,
     sdk.RoomEvent.Tags,

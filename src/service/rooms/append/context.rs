@@ -14,7 +14,10 @@ use crate::{
         event::Event,
         ids::{RoomNid, UserNid},
     },
-    service::rooms::{Rooms, Stored},
+    service::rooms::{
+        Rooms, Stored,
+        threads::{THREAD, last_reply},
+    },
     store::{
         View,
         schema::{MemberRow, ROOM_MEMBERS},
@@ -40,12 +43,17 @@ impl Rooms {
             .find_event(view, &named.event_id)?
             .filter(|parent| parent.event.header.room_id == header.room_id);
         context.thread = match &parent {
-            _ if named.rel_type == "m.thread" => Some(named.event_id.clone()),
+            _ if named.rel_type == THREAD => Some(named.event_id.clone()),
             Some(parent) => self.thread_of(view, parent)?,
             None => None,
         };
         match parent {
-            Some(parent) => context.relation = Some((parent.nid, named.rel_type.clone())),
+            Some(parent) => {
+                if named.rel_type == THREAD {
+                    context.last_reply = last_reply(view, parent.nid, i64::MAX)?;
+                }
+                context.relation = Some((parent.nid, named.rel_type.clone()));
+            }
             None => context.awaited.push(named.event_id.clone()),
         }
         Ok(context)
@@ -95,10 +103,17 @@ impl Rooms {
                 .map(|parent| (parent.nid, relation.rel_type.clone())),
             None => None,
         };
+        let last_reply = match (&relation, target.facts.order) {
+            (Some((parent, kind)), Some(order)) if kind == THREAD => {
+                last_reply(view, *parent, order)?
+            }
+            _ => None,
+        };
         Ok(Redacted {
             emptied: target.emptied(rules)?,
             sender: self.store.user_nid(&header.sender)?,
             relation,
+            last_reply,
             target,
         })
     }

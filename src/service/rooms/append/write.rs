@@ -13,14 +13,14 @@ use crate::{
         ids::{EventNid, Position, UserNid},
         summary::Counts,
     },
-    service::rooms::{RoomHead, Stored, servers},
+    service::rooms::{RoomHead, Stored, servers, threads::THREAD},
     store::{
         Base, Batch,
         notify::Kinds,
         schema::{
             AUTH_EDGES, CURRENT_STATE, EVENT_NIDS, EVENTS, EXTRA_TARGETS, EventList, EventRow,
-            Facts, LOCAL_EVENTS, MEMBER_CHANGES, MemberRow, RELATIONS, ROOM_MEMBERS, RelationRow,
-            TIMELINE, TRANSACTIONS, TransactionRow, USER_ROOMS, WAITING,
+            Facts, INTRODUCTIONS, LOCAL_EVENTS, MEMBER_CHANGES, MemberRow, RELATIONS, ROOM_MEMBERS,
+            RelationRow, THREADS, TIMELINE, TRANSACTIONS, TransactionRow, USER_ROOMS, WAITING,
         },
     },
 };
@@ -87,10 +87,10 @@ pub(super) fn write(
                 kinds = kinds.and(Kinds::MEMBERSHIP);
             }
             put_current(batch, head, position, &change, Some(nid));
-            put_told_apart(batch, head, nid, &change);
+            put_told_apart(batch, head, (position, None), &change);
         }
         if was_shared || is_shared(head) {
-            LOCAL_EVENTS.put(batch, &(head.nid, position), &());
+            LOCAL_EVENTS.put(batch, &(head.nid, position), &None);
         }
         head.row.extremities = vec![(header.id.clone(), nid)];
         head.row.last = position;
@@ -138,17 +138,18 @@ pub(in crate::service::rooms) fn put_transaction(
     TRANSACTIONS.put(batch, &key, &row);
 }
 
-/// Sees to it that a server hears of a change of membership that has put it out of the room.
+/// Sees to it that a server hears of a change of membership that has put it out of the room: at this position, by the event
+/// of that number if no other is named.
 pub(in crate::service::rooms) fn put_told_apart(
     batch: &mut Batch<'_>,
     head: &RoomHead,
-    nid: EventNid,
+    (position, named): (Position, Option<EventNid>),
     change: &Change,
 ) {
     if let Some(member) = &change.member
         && is_told_apart(head, member)
     {
-        EXTRA_TARGETS.put(batch, &(member.server, Position(nid.0)), &(head.nid,));
+        EXTRA_TARGETS.put(batch, &(member.server, position), &(head.nid, named));
     }
 }
 
@@ -181,6 +182,12 @@ pub(in crate::service::rooms) fn put_relations(
     if let Some((parent, kind)) = &context.relation {
         let row = RelationRow { event: nid, sender };
         RELATIONS.put(batch, &(*parent, kind.as_str(), order), &row);
+        if kind == THREAD && context.last_reply.is_none_or(|last| last < order) {
+            if let Some(last) = context.last_reply {
+                THREADS.delete(batch, &(head.nid, last, *parent));
+            }
+            THREADS.put(batch, &(head.nid, order, *parent), &());
+        }
     }
     for awaited in &context.awaited {
         WAITING.put(batch, &(head.nid, awaited.as_str(), nid), &());
@@ -200,6 +207,12 @@ pub(in crate::service::rooms) fn put_redacted(
     let mut facts = redacted.target.facts.clone();
     facts.redacted_by = Some(by);
     if let (Some((parent, kind)), Some(order)) = (redacted.relation, facts.order) {
+        if kind == THREAD {
+            THREADS.delete(batch, &(head.nid, order, parent));
+            if let Some(last) = redacted.last_reply {
+                THREADS.put(batch, &(head.nid, last, parent), &());
+            }
+        }
         RELATIONS.delete(batch, &(parent, kind, order));
     }
     let nid = redacted.target.nid;
@@ -271,7 +284,16 @@ pub(in crate::service::rooms) fn put_member(
     }
     .after(&before, &member.after);
     (head.row.joined, head.row.invited) = (counts.joined, counts.invited);
+    let knew_server = head.servers.contains_key(&member.server);
     servers::count(&mut head.servers, batch, position, head.nid, member);
+    let is_meeting = if member.is_local {
+        head.servers.len() > 1
+    } else {
+        !knew_server && !head.members.is_empty()
+    };
+    if is_meeting && row.membership == MembershipState::Join && row.since == position {
+        INTRODUCTIONS.put(batch, &(position, head.nid, member.user), &());
+    }
     if member.is_local {
         batch.touch_user(
             position,

@@ -93,6 +93,8 @@ pub(super) struct Plan {
     pub(super) lacks: Vec<OwnedEventId>,
     /// What there is to say about an event of a user of ours.
     pub(super) own: Option<Own>,
+    /// Whether this node tells the other servers of it.
+    pub(super) is_answered_for: bool,
 }
 
 /// What is written with an event of a user of ours besides.
@@ -325,6 +327,7 @@ impl Rooms {
             is_live,
             lacks: Vec::new(),
             own: None,
+            is_answered_for: false,
             event,
             arrivals,
         };

@@ -14,7 +14,7 @@ use crate::{
         chance::{ALICE, USERS, attempt, order, room, tries},
         world::{State, World},
     },
-    store::schema::TIMELINE,
+    store::schema::{LOCAL_EVENTS, TIMELINE},
 };
 
 fn deliver(node: &Node, head: &mut RoomHead, world: &World, at: usize) -> Outcome {
@@ -223,4 +223,43 @@ fn bytes_that_are_no_event_are_dropped() {
             "{bad}: {dropped}"
         );
     }
+}
+
+#[tokio::test]
+async fn what_is_accepted_for_others_is_told_behind_what_is_newer_than_its_number() {
+    let mut world = room(&RoomVersionId::V11);
+    let known = world.events.len();
+    let ends = world.ends();
+    let beside = world.say(&ends, ALICE, "beside");
+    let topic = json!({ "topic": "tea" });
+    let state = world.add(&ends, ALICE, "m.room.topic", Some(""), topic);
+    let node = Node::new();
+    let mut guard = node.adopt(&world).await;
+    let head = guard.head();
+    for at in 1..known {
+        deliver(&node, head, &world, at);
+    }
+    let (rooms, store) = (&node.services.rooms, node.services.store());
+    let pdu = &world.events[state].pdu;
+    rooms
+        .store_unplaced_events(head, vec![pdu.clone()])
+        .unwrap();
+    // Others have been told of all this.
+    deliver(&node, head, &world, beside);
+    let told = store.latest().position();
+    let accepted = rooms.accept(head, pdu, Before::Previous).unwrap();
+    assert_eq!(verdict(&accepted), "accepted");
+    let view = store.latest();
+    let stored = rooms.find_event(&view, &pdu.event.header.id);
+    let nid = stored.unwrap().unwrap().nid;
+    assert!(nid.0 < told.0);
+    let rows: Vec<_> = LOCAL_EVENTS
+        .scan(&view, &(head.nid,))
+        .map(Result::unwrap)
+        .collect();
+    assert_eq!(rows.len(), 1);
+    let ((_, position), named) = rows[0];
+    assert!(position > told, "{position} {told}");
+    assert_eq!(named, Some(nid));
+    node.check();
 }

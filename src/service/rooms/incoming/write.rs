@@ -12,14 +12,14 @@ use super::{
 use crate::{
     protocol::{
         event::Event,
-        ids::{EventNid, Position, SnapshotId},
+        ids::{EventNid, SnapshotId},
         ingest::Verdict,
     },
-    service::rooms::{RoomHead, Rooms, Stored, enter::FREE_PLACES},
+    service::rooms::{RoomHead, Rooms, Stored, enter::FREE_PLACES, threads::THREAD},
     store::{
         Batch, StateMap,
         notify::Kinds,
-        schema::{Facts, GAPS, GapRow, LOCAL_EVENTS, RELATIONS, WAITING},
+        schema::{Facts, GAPS, GapRow, LOCAL_EVENTS, RELATIONS, THREADS, WAITING},
     },
 };
 
@@ -49,6 +49,7 @@ pub(super) fn write(head: &mut RoomHead, batch: &mut Batch<'_>, plan: Plan) -> W
         is_live,
         lacks,
         own,
+        is_answered_for,
     } = plan;
     let mut states = Vec::new();
     if let Some(delta) = ground.fresh {
@@ -127,6 +128,11 @@ pub(super) fn write(head: &mut RoomHead, batch: &mut Batch<'_>, plan: Plan) -> W
         context.relation = None;
         put_relations(batch, head, (nid, order), sender, &context);
     }
+    // Others may have been told already of what is newer than its number.
+    let named = is_promoted.then_some(nid);
+    if is_answered_for && verdict == Verdict::Accepted {
+        LOCAL_EVENTS.put(batch, &(head.nid, position), &named);
+    }
     let mut changed = Vec::new();
     if let Some(redacted) = context.redacted {
         changed.push(put_redacted(batch, head, nid, redacted));
@@ -144,14 +150,13 @@ pub(super) fn write(head: &mut RoomHead, batch: &mut Batch<'_>, plan: Plan) -> W
             };
             put_current(batch, head, position, change, target);
             if own.is_some() {
-                put_told_apart(batch, head, nid, change);
+                put_told_apart(batch, head, (position, named), change);
             }
         }
-        if let Some(Own { transaction, at }) = own {
-            LOCAL_EVENTS.put(batch, &(head.nid, Position(nid.0)), &());
-            if let Some(transaction) = transaction {
-                put_transaction(batch, head, (nid, sender), &transaction, at);
-            }
+        if let Some(Own { transaction, at }) = own
+            && let Some(transaction) = transaction
+        {
+            put_transaction(batch, head, (nid, sender), &transaction, at);
         }
         if !is_straight {
             head.row.straight_from = order;
@@ -197,8 +202,15 @@ pub(in crate::service::rooms) fn put_arrivals(
     for done in arrivals.done.drain(..) {
         WAITING.delete(batch, &(head.nid, event.header.id.as_str(), done));
     }
+    let mut last_reply = None;
     for (kind, order, row) in arrivals.relations.drain(..) {
         RELATIONS.put(batch, &(nid, kind.as_str(), order), &row);
+        if kind == THREAD {
+            last_reply = last_reply.max(Some(order));
+        }
+    }
+    if let Some(order) = last_reply {
+        THREADS.put(batch, &(head.nid, order, nid), &());
     }
     match arrivals.redaction.take() {
         Some((by, emptied)) if facts.redacted_by.is_none() => {

@@ -558,7 +558,7 @@ async fn who_is_sent_away_is_told_although_their_server_is_gone() {
     let store = node.services.store();
     let rows: Vec<_> = EXTRA_TARGETS.scan(&view, &()).map(Result::unwrap).collect();
     assert_eq!(rows.len(), 1, "who never was there need not be told");
-    let ((server, position), (of,)) = rows[0];
+    let ((server, position), (of, _)) = rows[0];
     assert_eq!(store.server_name(server).unwrap().as_str(), "c.example");
     assert_eq!(of, nid);
     assert!(LOCAL_EVENTS.contains(&view, &(nid, position)).unwrap());
