@@ -210,6 +210,7 @@ users     POST   -                                /_matrix/client/unstable/org.m
 users     POST   r0,v3                            rooms/{room_id}/report/{event_id}
 users     POST   v3                               users/{user_id}/report
 users     POST   -                                /_matrix/client/unstable/org.matrix.msc4260/users/{user_id}/report
+users     GET    r0,v3                            notifications
 users     GET    r0,v3                            thirdparty/protocols
 users     GET    r0,v3                            thirdparty/protocol/{protocol}
 users     GET    r0,v3                            thirdparty/location

@@ -44,6 +44,7 @@ mod membership;
 mod mutual_rooms;
 mod neighbour;
 mod nonsense;
+mod notifications;
 mod offices;
 mod openid;
 mod outbox;

@@ -144,3 +144,77 @@ async fn who_may_redact_what() {
     strict.does(&bob, "leave").await;
     refused(redact(&strict, &bob, &his).await, 403, "M_FORBIDDEN");
 }
+
+const WITH: &str = "org.matrix.msc3912.with_relations";
+
+/// Whether an event has still something to say.
+async fn is_there(room: &Room, who: &Client, event: &str) -> bool {
+    let event = ok(room.get(who, &format!("event/{event}")).await);
+    event["content"] != json!({})
+}
+
+#[tokio::test]
+async fn what_relates_to_an_event_is_redacted_with_it() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    for version in ["10", "12"] {
+        let wish = json!({ "preset": "public_chat", "room_version": version });
+        let room = Room::create(&alice, wish).await;
+        room.does(&bob, "join").await;
+        let root = room.say(&bob, "root").await;
+        let own = room.relate(&bob, "m.thread", &root).await;
+        let others = room.relate(&alice, "m.thread", &root).await;
+        let reference = room.relate(&bob, "m.reference", &root).await;
+        let redact = async |who: &Client, txn: &str, with: Value| {
+            let path = format!("redact/{root}/{txn}");
+            room.put(who, &path, json!({ "reason": "because", WITH: with }))
+                .await
+        };
+        for wrong in [json!("m.thread"), json!([1])] {
+            refused(redact(&bob, "wrong", wrong).await, 400, "M_BAD_JSON");
+        }
+        let many: Vec<_> = (0..21).map(|n| n.to_string()).collect();
+        refused(
+            redact(&bob, "many", json!(many)).await,
+            400,
+            "M_INVALID_PARAM",
+        );
+        assert!(is_there(&room, &bob, &root).await);
+
+        // Bob may redact only what is his.
+        let first = ok(redact(&bob, "1", json!(["m.thread"])).await);
+        assert!(!is_there(&room, &bob, &root).await);
+        assert!(!is_there(&room, &bob, &own).await);
+        assert!(is_there(&room, &bob, &others).await);
+        assert!(is_there(&room, &bob, &reference).await);
+        let event = ok(room.get(&alice, &format!("event/{own}")).await);
+        let because = &event["unsigned"]["redacted_because"];
+        assert_eq!(because["content"]["reason"], "because");
+        assert_eq!(because["redacts"], own);
+        assert!(because["content"].get(WITH).is_none(), "{because}");
+        assert_eq!(ok(redact(&bob, "1", json!(["m.thread"])).await), first);
+        ok(redact(&alice, "2", json!(["*"])).await);
+        for event in [&others, &reference] {
+            assert!(!is_there(&room, &bob, event).await);
+        }
+    }
+}
+
+#[tokio::test]
+async fn nothing_of_another_room_is_redacted_with_an_event() {
+    let server = TestServer::new();
+    let alice = server.register("alice").await;
+    let (room, other) = (
+        Room::new(&alice, "shared").await,
+        Room::new(&alice, "shared").await,
+    );
+    let root = room.say(&alice, "root").await;
+    let reply = room.relate(&alice, "m.thread", &root).await;
+    let path = format!("redact/{root}/1");
+    refused(
+        other.put(&alice, &path, json!({ WITH: ["*"] })).await,
+        404,
+        "M_NOT_FOUND",
+    );
+    assert!(is_there(&room, &alice, &reply).await);
+}

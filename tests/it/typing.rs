@@ -110,3 +110,50 @@ async fn nobody_types_for_others_or_elsewhere() {
     }
     assert_eq!(sync(&alice, &room, &mut String::new()).await, None);
 }
+
+#[tokio::test]
+async fn nobody_sees_those_type_and_read_whom_they_ignore() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let carol = server.register("carol").await;
+    let room = Room::new(&alice, "shared").await;
+    for user in [&bob, &carol] {
+        room.does(user, "join").await;
+    }
+    let said = room.say(&alice, "hello").await;
+    let path = format!("/_matrix/client/v3/user/{}/account_data", bob.user_id);
+    let ignored = json!({ "ignored_users": { (&*alice.user_id): {} } });
+    ok(bob
+        .put(&format!("{path}/m.ignored_user_list"), ignored)
+        .await);
+    let mut since = String::new();
+    sync(&bob, &room, &mut since).await;
+    types(&room, &alice, true).await;
+    assert_eq!(sync(&bob, &room, &mut String::new()).await, None);
+    types(&room, &carol, true).await;
+    assert_eq!(
+        sync(&bob, &room, &mut since).await,
+        Some(json!([carol.user_id]))
+    );
+    for user in [&alice, &carol] {
+        let path = room.path(&format!("receipt/m.read/{said}"));
+        ok(user.post(&path, json!({})).await);
+    }
+    for since in ["".to_owned(), since] {
+        let path = format!("/_matrix/client/v3/sync?timeout=0{since}");
+        let answer = ok(bob.get(&path).await);
+        let events = &answer["rooms"]["join"][&*room.0]["ephemeral"]["events"];
+        let events = events.as_array().expect("there are some").clone();
+        let receipts = events
+            .into_iter()
+            .find(|event| event["type"] == "m.receipt");
+        let readers = receipts.expect("there are receipts")["content"][&*said]["m.read"].clone();
+        let readers: Vec<_> = readers
+            .as_object()
+            .expect("there are some")
+            .keys()
+            .cloned()
+            .collect();
+        assert_eq!(readers, [carol.user_id.clone()]);
+    }
+}

@@ -30,6 +30,7 @@ const FEATURES: &[&str] = &[
     "uk.tcpip.msc4133.stable",
     "org.matrix.msc3874",
     "org.matrix.msc4222",
+    "org.matrix.msc3912",
     "org.matrix.msc4155",
     "org.matrix.msc4380",
     "org.matrix.msc4380.stable",

@@ -13,6 +13,7 @@ mod filters;
 mod keys;
 mod membership;
 mod mutual_rooms;
+mod notifications;
 mod openid;
 mod presence;
 mod profile;
@@ -47,6 +48,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
     let routes = profile::routes(routes);
     let routes = user_directory::routes(routes);
     let routes = mutual_rooms::routes(routes);
+    let routes = notifications::routes(routes);
     let routes = reports::routes(routes);
     let routes = third_party::routes(routes);
     let routes = account_data::routes(routes);

@@ -10,14 +10,15 @@ use ruma::{
         error::{DeserializationError, Error as RumaError},
     },
     events::TimelineEventType,
-    exports::serde::{Deserialize as _, de::value},
+    exports::serde::de::value,
 };
+use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 
 use super::delayed_events;
 
 use crate::{
-    error::Result,
+    error::{Error, Result},
     http::{
         extract::{Accepts, Ruma, same_endpoint},
         respond::Json,
@@ -111,12 +112,24 @@ async fn send_message(
     Json::of(&json!({ "event_id": id }))
 }
 
+/// What is to be redacted together with an event. See MSC3912.
+#[derive(Deserialize)]
+struct WithRelations {
+    #[serde(rename = "org.matrix.msc3912.with_relations", default)]
+    relations: Vec<String>,
+}
+
 async fn redact(
     services: Arc<Services>,
     Ruma {
-        request, requester, ..
+        request,
+        requester,
+        body,
+        ..
     }: Ruma<redact_event::v3::Request>,
 ) -> Result<redact_event::v3::Response> {
+    let with: WithRelations =
+        serde_json::from_slice(&body).map_err(|e| Error::bad_json(e.to_string()))?;
     let mut content = CanonicalJsonObject::new();
     if let Some(reason) = request.reason {
         content.insert("reason".to_owned(), CanonicalJsonValue::String(reason));
@@ -124,7 +137,7 @@ async fn redact(
     let (room, target, txn) = (&request.room_id, &request.event_id, request.txn_id.as_str());
     let id = services
         .lifecycle
-        .redact(&requester, room, target, content, txn)
+        .redact(&requester, room, target, &with.relations, content, txn)
         .await?;
     Ok(redact_event::v3::Response::new(id))
 }

@@ -26,7 +26,7 @@ use crate::{
     service::{
         Requester,
         accounts::Writing,
-        rooms::{Rooms, Stored},
+        rooms::{Rooms, Stored, ignored},
     },
     store::{
         Batch, Members, Store, View,
@@ -166,7 +166,7 @@ impl Receipts {
         let from = since.map_or(Bound::Unbounded, |since| Bound::Excluded((room, since)));
         let rows = RECEIPTS.range(view, &(room,), (from, Bound::Unbounded));
         let rows = rows.map(|row| Ok(row?.1));
-        self.content(rows, asker)
+        self.content(view, rows, asker)
     }
 
     /// The content of `m.receipt` with the asker's own receipts, and with those of others for these events, as far as they
@@ -193,21 +193,31 @@ impl Receipts {
                 rows.push(row);
             }
         }
-        self.content(rows.into_iter().map(Ok), asker)
+        self.content(view, rows.into_iter().map(Ok), asker)
     }
 
     fn content(
         &self,
+        view: &View,
         rows: impl Iterator<Item = Result<ReceiptRow>>,
         asker: &Requester,
     ) -> Result<Option<String>> {
         let mut content = Content::new();
+        let mut unwanted = None;
         for row in rows {
             let row = row?;
             if row.receipt_type == PRIVATE && row.user != asker.nid {
                 continue;
             }
-            let user = self.store.user_id(row.user)?.as_str().to_owned();
+            let user = self.store.user_id(row.user)?;
+            let unwanted = match &unwanted {
+                Some(unwanted) => unwanted,
+                None => unwanted.insert(ignored(view, asker.nid)?),
+            };
+            if unwanted.contains(&*user) {
+                continue;
+            }
+            let user = user.as_str().to_owned();
             let by_type = content.entry(row.event_id).or_default();
             let by_user = by_type.entry(row.receipt_type).or_default();
             // There is only one place for both; the one outside of threads says more. See MSC4102.

@@ -20,8 +20,11 @@ use crate::{
         format::push_string,
         ids::{Position, RoomNid, UserNid},
     },
-    service::{Requester, rooms::Rooms},
-    store::{Members, Store, notify::Kinds, outgoing::Note},
+    service::{
+        Requester,
+        rooms::{Rooms, ignored},
+    },
+    store::{Members, Store, View, notify::Kinds, outgoing::Note},
 };
 
 /// The longest that somebody types without saying so again; as long as Synapse allows.
@@ -129,11 +132,18 @@ impl Typing {
         Ok(())
     }
 
-    /// The content of `m.typing` if it has changed after `since`; without `since`, if anybody types.
+    /// The content of `m.typing` if it has changed after `since`; without `since`, if anybody types whom the asker does
+    /// not ignore.
     ///
     /// # Errors
     /// When the store fails.
-    pub fn since(&self, room: RoomNid, since: Option<Position>) -> Result<Option<String>> {
+    pub fn since(
+        &self,
+        view: &View,
+        room: RoomNid,
+        since: Option<Position>,
+        asker: &Requester,
+    ) -> Result<Option<String>> {
         let typists = self.typists.lock();
         let Some(typed) = typists.rooms.get(&room) else {
             return Ok(None);
@@ -145,12 +155,23 @@ impl Typing {
         if !is_news {
             return Ok(None);
         }
+        let unwanted = ignored(view, asker.nid)?;
+        let mut users = Vec::new();
+        for user in typed.until.keys() {
+            let user = self.store.user_id(*user)?;
+            if !unwanted.contains(&*user) {
+                users.push(user);
+            }
+        }
+        if users.is_empty() && since.is_none() {
+            return Ok(None);
+        }
         let mut content = String::from("{\"user_ids\":[");
-        for (index, user) in typed.until.keys().enumerate() {
+        for (index, user) in users.iter().enumerate() {
             if index > 0 {
                 content.push(',');
             }
-            push_string(&mut content, self.store.user_id(*user)?.as_str());
+            push_string(&mut content, user.as_str());
         }
         content.push_str("]}");
         Ok(Some(content))

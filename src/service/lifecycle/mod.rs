@@ -4,6 +4,7 @@ mod aliases;
 mod create;
 mod everywhere;
 mod membership;
+mod redact_related;
 mod remote;
 mod send;
 mod spaces;

@@ -6,7 +6,7 @@ use ruma::{
     events::{StateEventType, TimelineEventType},
 };
 
-use super::Lifecycle;
+use super::{Lifecycle, redact_related::check_types};
 use crate::{
     error::{Error, Result},
     protocol::{event::Origin, ids::EventNid},
@@ -48,7 +48,7 @@ impl Lifecycle {
         self.send(requester, room, event).await
     }
 
-    /// Redacts an event.
+    /// Redacts an event, and what relates to it by these types of relations as far as the user may.
     ///
     /// # Errors
     /// 403 when the user may not, 404 when the event is not in the room, as far as this node can know.
@@ -57,10 +57,13 @@ impl Lifecycle {
         requester: &Requester,
         room: &RoomId,
         target: &EventId,
+        with_relations: &[String],
         mut content: CanonicalJsonObject,
         txn_id: &str,
     ) -> Result<OwnedEventId> {
+        check_types(with_relations)?;
         content.remove("redacts");
+        let reason = content.clone();
         let event = NewEvent {
             sender: requester.user_id.clone(),
             event_type: TimelineEventType::RoomRedaction,
@@ -69,7 +72,13 @@ impl Lifecycle {
             redacts: Some(target.to_owned()),
             transaction: transaction(requester, format!("redact/{target}"), txn_id),
         };
-        self.send(requester, room, event).await
+        let id = self.send(requester, room, event).await?;
+        if !with_relations.is_empty() {
+            // Also when the request is repeated: the node may have stopped in between.
+            let related = self.redact_related(requester, room, target, with_relations, &reason);
+            Box::pin(related).await?;
+        }
+        Ok(id)
     }
 
     /// Sets a piece of state. Setting what is already so gives the event that made it so.

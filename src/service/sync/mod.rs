@@ -7,6 +7,7 @@ mod account_data;
 mod device_lists;
 mod json;
 mod lazy;
+mod notifications;
 mod sliding;
 mod state;
 mod stripped;
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::{
     device_lists::DeviceLists,
+    notifications::Listing,
     sliding::{Asked, SlidingRequest},
 };
 use self::{lazy::SentMembers, sliding::Sliding, unread::Unread};

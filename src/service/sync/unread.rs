@@ -15,7 +15,7 @@ use crate::{
     error::Result,
     protocol::{
         ids::{EventNid, Position, RoomNid, UserNid},
-        push::{Occasion, Rules},
+        push::{self, Occasion, Rules},
     },
     service::rooms::Stored,
     store::{
@@ -57,9 +57,10 @@ struct Anew {
 }
 
 /// How far the user has read.
-struct Read<'r> {
-    receipts: &'r [ReceiptRow],
-    joined: i64,
+pub(super) struct Read<'r> {
+    pub(super) receipts: &'r [ReceiptRow],
+    /// The place where they came in.
+    pub(super) joined: i64,
 }
 
 #[derive(Deserialize)]
@@ -253,9 +254,36 @@ impl Sync {
         stored: &Stored,
         row: &mut UnreadRow,
     ) -> Result<()> {
+        let outcome = self.outcome(part, rules, stored)?;
+        let Some(outcome) = outcome.filter(|outcome| outcome.notify) else {
+            return Ok(());
+        };
+        let counts = match &stored.facts.thread {
+            None => &mut row.main,
+            Some(thread) => {
+                let index = row.threads.iter().position(|(root, _)| root == thread);
+                let index = index.unwrap_or_else(|| {
+                    row.threads.push((thread.clone(), Counts::default()));
+                    row.threads.len() - 1
+                });
+                &mut row.threads[index].1
+            }
+        };
+        counts.notifications += 1;
+        counts.highlights += u64::from(outcome.highlight);
+        Ok(())
+    }
+
+    /// What an event means to the user by their push rules; nothing, if it is not to be looked at.
+    pub(super) fn outcome<'r>(
+        &self,
+        part: &RoomPart<'_>,
+        rules: &'r Rules,
+        stored: &Stored,
+    ) -> Result<Option<push::Outcome<'r>>> {
         let flags = stored.event.header.flags;
         if flags.rejected || flags.soft_failed || stored.facts.redacted_by.is_some() {
-            return Ok(());
+            return Ok(None);
         }
         let occasion = Occasion::new(
             &stored.event,
@@ -275,23 +303,7 @@ impl Sync {
         if let Some(error) = failure.into_inner() {
             return Err(error);
         }
-        if !outcome.notify {
-            return Ok(());
-        }
-        let counts = match &stored.facts.thread {
-            None => &mut row.main,
-            Some(thread) => {
-                let index = row.threads.iter().position(|(root, _)| root == thread);
-                let index = index.unwrap_or_else(|| {
-                    row.threads.push((thread.clone(), Counts::default()));
-                    row.threads.len() - 1
-                });
-                &mut row.threads[index].1
-            }
-        };
-        counts.notifications += 1;
-        counts.highlights += u64::from(outcome.highlight);
-        Ok(())
+        Ok(Some(outcome))
     }
 
     /// Whether the sender may notify everybody; looked up only for events that try to.
@@ -349,7 +361,7 @@ impl Anew {
 
 impl Read<'_> {
     /// The place up to which the events of a thread are read; `main` is what is outside of threads.
-    fn upto(&self, thread: &str) -> i64 {
+    pub(super) fn upto(&self, thread: &str) -> i64 {
         let covering = self
             .receipts
             .iter()

@@ -491,7 +491,9 @@ impl Sync {
         let mut events = String::new();
         if part.may_have(Kinds::TYPING)
             && wants(filter, "m.typing")
-            && let Some(content) = self.typing.since(room, since)?
+            && let Some(content) = self
+                .typing
+                .since(view, room, since, part.asking.requester)?
         {
             push_item(&mut events, &plain_event("m.typing", &content));
         }

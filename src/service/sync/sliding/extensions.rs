@@ -246,7 +246,10 @@ impl Sync {
                     }
                 }
                 _ => {
-                    if let Some(content) = self.typing.since(place.room, since)? {
+                    if let Some(content) =
+                        self.typing
+                            .since(turn.view(), place.room, since, turn.requester)?
+                    {
                         besides
                             .typing
                             .push((id(), plain_event("m.typing", &content)));
