@@ -211,6 +211,10 @@ users     POST   r0,v3                            rooms/{room_id}/report/{event_
 users     POST   v3                               users/{user_id}/report
 users     POST   -                                /_matrix/client/unstable/org.matrix.msc4260/users/{user_id}/report
 users     GET    r0,v3                            notifications
+guests    GET    r0,v3                            events
+users     GET    r0,v3                            events/{event_id}
+users     GET    r0,v3                            initialSync
+guests    GET    r0,v3                            rooms/{room_id}/initialSync
 users     GET    r0,v3                            thirdparty/protocols
 users     GET    r0,v3                            thirdparty/protocol/{protocol}
 users     GET    r0,v3                            thirdparty/location

@@ -39,6 +39,7 @@ mod key_properties;
 mod keys;
 mod knocking_and_inviting;
 mod lazy_loading;
+mod legacy;
 mod login;
 mod membership;
 mod mutual_rooms;

@@ -11,6 +11,7 @@ mod discovery;
 mod events;
 mod filters;
 mod keys;
+mod legacy;
 mod membership;
 mod mutual_rooms;
 mod notifications;
@@ -49,6 +50,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
     let routes = user_directory::routes(routes);
     let routes = mutual_rooms::routes(routes);
     let routes = notifications::routes(routes);
+    let routes = legacy::routes(routes);
     let routes = reports::routes(routes);
     let routes = third_party::routes(routes);
     let routes = account_data::routes(routes);

@@ -58,10 +58,7 @@ impl Rooms {
     pub fn full_state(&self, asker: &Requester, room: &RoomId) -> Result<String> {
         let view = self.store.view();
         let sight = self.sight_of(&view, room, asker)?;
-        let events = match sight.reach()? {
-            Reach::Now => sight.current_state(None)?,
-            Reach::Until(by) => sight.events_of(&self.store.state(by.after())?)?,
-        };
+        let events = sight.readable_state()?;
         let mut out = String::with_capacity(events.len() * 640);
         out.push('[');
         sight.show_state(
@@ -194,6 +191,17 @@ impl Rooms {
 }
 
 impl Sight<'_> {
+    /// The state that the user may read: that of now, or of when they left.
+    ///
+    /// # Errors
+    /// 403 when the user was never in the room and it is not open to everybody.
+    pub fn readable_state(&self) -> Result<Vec<Arc<Stored>>> {
+        match self.reach()? {
+            Reach::Now => self.current_state(None),
+            Reach::Until(by) => self.events_of(&self.rooms.store.state(by.after())?),
+        }
+    }
+
     /// The state events of now, all or those of one type.
     fn current_state(&self, event_type: Option<&StateEventType>) -> Result<Vec<Arc<Stored>>> {
         let rows = match event_type {

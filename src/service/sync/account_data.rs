@@ -27,7 +27,7 @@ impl ChangedData {
 }
 
 /// The number that stands for no room.
-const GLOBAL: RoomNid = RoomNid(0);
+pub(super) const GLOBAL: RoomNid = RoomNid(0);
 
 impl Sync {
     /// What has changed since the client's token; without one, all of the global data.

@@ -7,6 +7,7 @@ mod account_data;
 mod device_lists;
 mod json;
 mod lazy;
+mod legacy;
 mod notifications;
 mod sliding;
 mod state;
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::{
     device_lists::DeviceLists,
+    legacy::Listening,
     notifications::Listing,
     sliding::{Asked, SlidingRequest},
 };
