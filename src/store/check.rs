@@ -42,7 +42,7 @@ impl Store {
     pub fn check(&self, mut say: impl FnMut(Complaint)) -> Result<()> {
         let check = Check {
             store: self,
-            view: self.view(),
+            view: self.present(),
         };
         check.events(&mut say)?;
         check.timelines(&mut say)?;
