@@ -36,14 +36,14 @@ use crate::protocol::{
 pub type Complaint = String;
 
 impl Store {
-    /// Tells `say` each broken invariant; goes on after each, and reads everything.
+    /// Tells `say` each broken invariant of this moment; goes on after each, and reads everything.
     ///
     /// # Errors
     /// When the engine itself can not read on.
     pub fn check(&self, mut say: impl FnMut(Complaint)) -> Result<()> {
         let check = Check {
             store: self,
-            view: self.latest(),
+            view: self.present(),
         };
         check.events(&mut say)?;
         check.timelines(&mut say)?;

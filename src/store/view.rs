@@ -63,6 +63,18 @@ impl Store {
         }
     }
 
+    /// This moment, durable or not, which commits must wait for.
+    pub(super) fn present(&self) -> View {
+        let commits = self.inner.gate.commits.lock();
+        let position = commits.position();
+        let snapshot = OwnedSnapshot::take(self.inner.db.clone());
+        View {
+            inner: self.inner.clone(),
+            position,
+            at: Some(Arc::new(Published { position, snapshot })),
+        }
+    }
+
     /// Everything written so far, durable or not.
     #[must_use]
     pub fn latest(&self) -> View {

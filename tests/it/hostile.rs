@@ -155,10 +155,10 @@ async fn endless_history_is_not_followed_to_its_end() {
         StatusCode::OK,
         told("events", &all),
     );
-    let before = (scene.bad.asked(), scene.events());
+    let before = (scene.bad.questions(), scene.events());
     ok(scene.bad.push(&scene.server, "1", &[pdu(&last)]).await);
     until(async || scene.waiting() == 0).await;
-    assert!(scene.bad.asked() - before.0 <= 300);
+    assert!(scene.bad.questions() - before.0 <= 300);
     assert_eq!(scene.events(), before.1, "nothing of it hangs together");
     scene.all_is_well().await;
 }
@@ -190,10 +190,10 @@ async fn a_thousand_ends_that_nobody_has_cost_few_requests() {
     scene
         .bad
         .answers(&format!("{V1}/get_missing_events"), StatusCode::OK, answer);
-    let before = scene.bad.asked();
+    let before = scene.bad.questions();
     ok(scene.bad.push(&scene.server, "1", &[last]).await);
     until(async || scene.waiting() == 0).await;
-    assert!(scene.bad.asked() - before <= 300);
+    assert!(scene.bad.questions() - before <= 300);
     scene.all_is_well().await;
 }
 
@@ -400,11 +400,11 @@ async fn a_state_of_very_many_events_is_not_fetched() {
         StatusCode::OK,
         told("events", &[pdu(&first)]),
     );
-    let before = bad.asked();
+    let before = bad.questions();
     ok(bad.push(&scene.server, "1", &[pdu(&last)]).await);
     until(async || scene.waiting() == 0).await;
     // What lies before, and the ids of the state.
-    assert_eq!(scene.bad.asked() - before, 2);
+    assert_eq!(scene.bad.questions() - before, 2);
     assert!(!finds(&scene.alice, &scene.other, &last).await);
     scene.all_is_well().await;
 }

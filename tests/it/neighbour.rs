@@ -143,6 +143,11 @@ impl Neighbour {
         self.shared.asked.lock().len()
     }
 
+    /// How often it was asked for something, and not just told.
+    pub(crate) fn questions(&self) -> usize {
+        self.asked() - self.asked_for("/_matrix/federation/v1/send/")
+    }
+
     /// How often anything was asked whose path begins so.
     pub(crate) fn asked_for(&self, path: &str) -> usize {
         let asked = self.shared.asked.lock();

@@ -90,12 +90,12 @@ async fn an_event_that_follows_ten_thousand_is_refused_alone() {
         // Nobody could make it by the rules, so nobody can sign it either.
         heavy[list] = json!(ids);
         let light = scene.theirs.say(&scene.bad, CAROL, list);
-        let asked = scene.bad.asked_for(V1);
+        let asked = scene.bad.questions();
         let both = [heavy, pdu(&light)];
         ok(scene.bad.push(&scene.server, list, &both).await);
         until_found(&scene.alice, &scene.other, &light).await;
         assert_eq!(
-            scene.bad.asked_for(V1),
+            scene.bad.questions(),
             asked,
             "nothing of it is looked for"
         );
