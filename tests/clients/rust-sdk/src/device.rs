@@ -1,7 +1,7 @@
 //! A device as Element X has it: a client with its store on disk, sliding sync, a room list, timelines, a send queue.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
@@ -377,12 +377,16 @@ impl Closed {
 
 const UNREADABLE: &str = "unreadable: ";
 
-/// The bodies of the messages, as the server has them: without those that are only being sent.
+/// The bodies of the messages, as the server has them: without those that are only being sent, and each event once. (The
+/// SDK shows what it sent both as such and as an event, if the node died before it answered.)
 async fn shown(timeline: &Timeline) -> Vec<String> {
     let items = timeline.items().await;
-    let events = items.iter().filter_map(|item| item.as_event());
-    events
+    let mut seen = HashSet::new();
+    items
+        .iter()
+        .filter_map(|item| item.as_event())
         .filter(|event| event.is_remote_event())
+        .filter(|event| seen.insert(event.event_id().map(ToOwned::to_owned)))
         .filter_map(|event| {
             let content = event.content();
             if let Some(encrypted) = content.as_unable_to_decrypt() {

@@ -19,10 +19,15 @@ use line::Line;
 use matrix_sdk::{RoomState, encryption::recovery::RecoveryState};
 use report::{Report, so, until};
 use steps::{direct_chat, encrypted_room, invite, knows_device, verify_own, verify_people};
+use tracing_subscriber::EnvFilter;
 use trouble::{outage, restart};
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::from_env("SDK_LOG"))
+        .with_writer(std::io::stderr)
+        .init();
     let url = env::var("HOMESERVER_URL").unwrap_or_else(|_| "http://127.0.0.1:8008".to_owned());
     let mut report = Report::default();
     // It ends early when what failed leaves nothing to go on with; that is counted then.
@@ -108,13 +113,13 @@ async fn story(report: &mut Report, url: &str) -> Option<()> {
             Ok(())
         })
         .await?;
-    report
+    let chat = report
         .check("a direct chat is such for both", direct_chat(&phone, &bobs))
         .await?;
     report
         .check(
             "two people verify each other by emoji in it",
-            verify_people(&phone, &bobs),
+            verify_people(&phone, &bobs, &chat),
         )
         .await;
 
