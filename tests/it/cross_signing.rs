@@ -512,6 +512,7 @@ async fn keys_and_signatures_come_from_other_offices() {
     let by_bob = signed(master.clone(), &bob.user_id, 52, &id(52));
     assert_eq!(sign(&bob, user, &public(MASTER), &by_bob).await, json!({}));
     assert_eq!(query(&bob, user).await["master_keys"][user], by_bob);
+    assert!(follower.next().await.0.contains(user), "it is news to bob");
     lan.set_link(&names.0, &names.1, true);
     a.clock.advance(std::time::Duration::from_hours(24));
     let by_self = signed(device, user, SELF, &id(SELF));

@@ -20,7 +20,7 @@ const UPLOAD: &str = "/_matrix/client/v3/keys/upload";
 
 /// The devices of which a neighbour was told so far, in the order in which it was.
 fn told(neighbour: &Neighbour) -> Vec<Value> {
-    let puts = neighbour.put().into_iter();
+    let puts = neighbour.all_put().into_iter();
     let sends = puts.filter(|(path, _)| path.starts_with("/_matrix/federation/v1/send/"));
     let edus = sends.flat_map(|(_, body)| body["edus"].as_array().cloned().unwrap_or_default());
     edus.filter(|edu| edu["edu_type"] == "m.device_list_update")

@@ -50,6 +50,21 @@ struct Shared {
     put: Mutex<Vec<(String, Value)>>,
 }
 
+/// Takes out of a transaction that somebody is there with a device that has no keys, which comes as soon as users and
+/// servers meet; says whether nothing else was in it.
+fn only_introduces(body: &mut Value) -> bool {
+    let Some(edus) = body["edus"].as_array_mut() else {
+        return false;
+    };
+    let all = edus.len();
+    edus.retain(|edu| {
+        edu["edu_type"] != "m.device_list_update" || edu["content"]["stream_id"] != 0
+    });
+    let has_any = edus.len() < all;
+    let is_empty = edus.is_empty() && body["pdus"].as_array().is_none_or(Vec::is_empty);
+    has_any && is_empty
+}
+
 impl Shared {
     fn answer(&self, path: &str, body: &str) -> (StatusCode, String) {
         let answers = self.answers.lock();
@@ -154,8 +169,15 @@ impl Neighbour {
         asked.iter().filter(|asked| asked.starts_with(path)).count()
     }
 
-    /// The path and body of everything that was put there so far.
+    /// The path and body of everything that was put there so far, without introductions.
     pub(crate) fn put(&self) -> Vec<(String, Value)> {
+        let mut all = self.all_put();
+        all.retain_mut(|(_, body)| !only_introduces(body));
+        all
+    }
+
+    /// The same with them.
+    pub(crate) fn all_put(&self) -> Vec<(String, Value)> {
         self.shared.put.lock().clone()
     }
 

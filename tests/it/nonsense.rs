@@ -94,11 +94,7 @@ async fn an_event_that_follows_ten_thousand_is_refused_alone() {
         let both = [heavy, pdu(&light)];
         ok(scene.bad.push(&scene.server, list, &both).await);
         until_found(&scene.alice, &scene.other, &light).await;
-        assert_eq!(
-            scene.bad.questions(),
-            asked,
-            "nothing of it is looked for"
-        );
+        assert_eq!(scene.bad.questions(), asked, "nothing of it is looked for");
     }
     assert_eq!(scene.events() - events, 2);
     scene.all_is_well().await;
