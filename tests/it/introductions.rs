@@ -210,6 +210,17 @@ async fn what_changed_unsaid_is_found_when_a_server_is_back() {
     let mut follower = Follower::new(&bob).await;
     enter(&bob, &room, "a.example").await;
     follower.until().await;
+    // They are introduced to each other before it begins.
+    until(async || is_done(&a) && is_done(&b)).await;
+    until(async || {
+        let status = [&a, &b].map(|node| node.services.federation.destinations());
+        let mut status = status
+            .into_iter()
+            .flat_map(|all| all.expect("it can be read"));
+        status.all(|one| one.waiting == 0)
+    })
+    .await;
+    follower.next().await;
     let body = json!({ "device_keys": { &alice.user_id: [] } });
     let query = async || {
         ok(bob
@@ -217,7 +228,6 @@ async fn what_changed_unsaid_is_found_when_a_server_is_back() {
             .await)
     };
     assert!(query().await["device_keys"][&alice.user_id][&alice.device_id].is_object());
-    until(async || is_done(&a) && is_done(&b)).await;
     let names = (named("a.example"), named("b.example"));
     for (is_lost, is_told) in [(false, false), (true, true)] {
         lan.set_link(&names.0, &names.1, false);

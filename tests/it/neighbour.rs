@@ -44,7 +44,7 @@ struct Shared {
     answers: Mutex<Vec<(String, StatusCode, String)>>,
     /// What it answers where there is none of these.
     computed: Mutex<Option<Computed>>,
-    /// The paths of everything that it was asked.
+    /// The paths of everything that it was asked, but for introductions.
     asked: Mutex<Vec<String>>,
     /// The path and body of everything that was put there, in the order of arrival.
     put: Mutex<Vec<(String, Value)>>,
@@ -98,10 +98,15 @@ impl Neighbour {
             &name,
             Arc::new(move |request| {
                 let path = request.uri().to_string();
-                shared.asked.lock().push(path.clone());
+                let mut is_introduction = false;
                 if request.method() == Method::PUT {
-                    let body = serde_json::from_slice(request.body()).expect("a body is JSON");
+                    let body: Value =
+                        serde_json::from_slice(request.body()).expect("a body is JSON");
+                    is_introduction = only_introduces(&mut body.clone());
                     shared.put.lock().push((path.clone(), body));
+                }
+                if !is_introduction {
+                    shared.asked.lock().push(path.clone());
                 }
                 let body = String::from_utf8_lossy(request.body()).into_owned();
                 let shared = shared.clone();
@@ -110,6 +115,10 @@ impl Neighbour {
                     while status == HELD {
                         tokio::time::sleep(Duration::from_millis(2)).await;
                         (status, answer) = shared.answer(&path, &body);
+                    }
+                    // Who says nothing else takes it, so that it is there when something is told.
+                    if is_introduction && status == StatusCode::NOT_FOUND {
+                        (status, answer) = (StatusCode::OK, "{\"pdus\":{}}".to_owned());
                     }
                     // One that never answers.
                     if status == StatusCode::IM_A_TEAPOT {

@@ -300,9 +300,9 @@ async fn what_waits_for_a_silent_server_outlives_a_restart() {
     let first = elsewhere.say(&neighbour, BOB, "first");
     let second = elsewhere.say(&neighbour, BOB, "second");
     neighbour.answers(MISSING, StatusCode::BAD_GATEWAY, "");
+    let asked = neighbour.asked_for(MISSING);
     ok(neighbour.push(&server, "1", &[pdu(&second)]).await);
-    let asked = neighbour.asked();
-    until(async || neighbour.asked() > asked).await;
+    until(async || neighbour.asked_for(MISSING) > asked).await;
     assert!(!finds(&alice, &room, &second).await);
     check(&server);
     server.stop().await;
@@ -315,9 +315,9 @@ async fn what_waits_for_a_silent_server_outlives_a_restart() {
     let third = elsewhere.say(&neighbour, BOB, "third");
     let fourth = elsewhere.say(&neighbour, BOB, "fourth");
     neighbour.answers(MISSING, StatusCode::BAD_GATEWAY, "");
-    let asked = neighbour.asked();
+    let asked = neighbour.asked_for(MISSING);
     ok(neighbour.push(&server, "2", &[pdu(&fourth)]).await);
-    until(async || neighbour.asked() > asked).await;
+    until(async || neighbour.asked_for(MISSING) > asked).await;
     neighbour.answers(MISSING, StatusCode::OK, json!({ "events": [pdu(&third)] }));
     until(async || {
         server.clock.advance(Duration::from_secs(3));
