@@ -17,6 +17,9 @@ const ROUND: Duration = Duration::from_secs(10 * 60);
 /// After how many rounds old rows are looked for.
 const ROUNDS_PER_SWEEP: u32 = 6;
 
+/// How many changed users the user directory looks at in one round.
+const MOST_USERS: usize = 50_000;
+
 /// How many rows are removed in one commit.
 const CHUNK: usize = 1000;
 
@@ -32,7 +35,7 @@ impl Services {
             }
             self.store.notify().forget_idle();
             // Whoever searches does the same, but not much of it at a time.
-            if let Err(error) = self.user_directory.catch_up(usize::MAX) {
+            if let Err(error) = self.user_directory.catch_up(MOST_USERS) {
                 tracing::error!(%error, "the user directory could not be brought up to date");
             }
             round = round.wrapping_add(1);

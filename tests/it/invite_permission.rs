@@ -38,7 +38,7 @@ async fn who_wants_no_invites_gets_none_and_sees_none_that_came_before() {
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
     let before = Room::create(&bob, private()).await;
     ok(invite(&before, &bob, &alice).await);
-    assert_eq!(invites(&alice).await, [before.0.clone()]);
+    assert_eq!(invites(&alice).await, std::slice::from_ref(&before.0));
     for (data_type, errcode) in [
         ("m.invite_permission_config", "M_INVITE_BLOCKED"),
         (
@@ -63,7 +63,7 @@ async fn who_wants_no_invites_gets_none_and_sees_none_that_came_before() {
             json!({ "default_action": "something else" }),
         )
         .await;
-        assert_eq!(invites(&alice).await, [before.0.clone()]);
+        assert_eq!(invites(&alice).await, std::slice::from_ref(&before.0));
         ok(invite(&room, &bob, &alice).await);
         room.does(&alice, "leave").await;
     }
@@ -86,7 +86,7 @@ async fn rules_hold_for_users_of_other_servers_too() {
     ok(invite(&by_bob, &bob, &alice).await);
     assert!(invites(&alice).await.is_empty());
     set(&alice, RULES, json!({})).await;
-    assert_eq!(invites(&alice).await, [by_bob.0.clone()]);
+    assert_eq!(invites(&alice).await, std::slice::from_ref(&by_bob.0));
     set(
         &alice,
         "m.invite_permission_config",

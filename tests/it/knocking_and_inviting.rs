@@ -256,3 +256,33 @@ async fn an_invite_is_taken_back_by_whoever_has_sent_it() {
     assert!(!federation.take_from_outside(&id, &end).await.unwrap());
     sound(&[&a, &b]);
 }
+
+#[tokio::test]
+async fn who_was_turned_down_and_knocks_again_has_knocked() {
+    let lan = network();
+    let (a, b) = (node(&lan, "a.example"), node(&lan, "b.example"));
+    let (alice, bob) = (a.register("alice").await, b.register("bob").await);
+    let rule = json!([{ "type": "m.room.join_rules", "content": { "join_rule": "knock" } }]);
+    let body = json!({ "room_version": "11", "initial_state": rule });
+    let room = Room::create(&alice, body).await;
+    let path = format!("/_matrix/client/v3/knock/{}?via=a.example", room.0);
+    ok(bob.post(&path, json!({})).await);
+    // What their server hears of it comes late.
+    let link = |up| lan.set_link(&named("a.example"), &named("b.example"), up);
+    link(false);
+    room.does_to(&alice, "kick", &bob).await;
+    let services = &a.services;
+    let id = ruma::RoomId::parse(&room.0).unwrap();
+    let nid = services.store().find_room(&id).unwrap().unwrap();
+    let view = services.store().latest();
+    let kind = "m.room.member".into();
+    let kick = services.rooms.current(&view, nid, &kind, &bob.user_id);
+    let kick = kontor::protocol::format::federation(&kick.unwrap().unwrap().event);
+    link(true);
+    ok(bob.post(&path, json!({})).await);
+    let federation = &b.services.federation;
+    assert!(federation.take_from_outside(&id, &kick).await.unwrap());
+    assert!(!told(&sync(&bob).await, "knock", "knock_state", &room).is_empty());
+    assert_eq!(room.membership(&alice, &bob).await, "knock");
+    sound(&[&a, &b]);
+}

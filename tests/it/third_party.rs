@@ -88,6 +88,14 @@ async fn whoever_an_address_turns_out_to_be_is_invited() {
     // What is not signed by the key that the room knows, or for somebody else, comes to nothing.
     let other = Room::create(&alice, private).await;
     invite_address(&alice, &other, &identity, "t3").await;
+    // Nor if the user does not want to be invited.
+    let path = "account_data/m.invite_permission_config";
+    let path = format!("/_matrix/client/v3/user/{}/{path}", carol.user_id);
+    ok(carol.put(&path, json!({ "default_action": "block" })).await);
+    let signed = identity.signed(&carol.user_id, "t3");
+    ok(bind(&a, &carol.user_id, &other, &alice.user_id, signed).await);
+    let blocked = format!("state/m.room.member/{}", encoded(&carol.user_id));
+    refused(other.get(&alice, &blocked).await, 404, "M_NOT_FOUND");
     let eve = Identity::new(6);
     for signed in [
         eve.signed(&bob.user_id, "t3"),

@@ -139,7 +139,7 @@ async fn nobody_sees_those_type_and_read_whom_they_ignore() {
         let path = room.path(&format!("receipt/m.read/{said}"));
         ok(user.post(&path, json!({})).await);
     }
-    for since in ["".to_owned(), since] {
+    for since in [String::new(), since] {
         let path = format!("/_matrix/client/v3/sync?timeout=0{since}");
         let answer = ok(bob.get(&path).await);
         let events = &answer["rooms"]["join"][&*room.0]["ephemeral"]["events"];
@@ -154,6 +154,6 @@ async fn nobody_sees_those_type_and_read_whom_they_ignore() {
             .keys()
             .cloned()
             .collect();
-        assert_eq!(readers, [carol.user_id.clone()]);
+        assert_eq!(readers, std::slice::from_ref(&carol.user_id));
     }
 }

@@ -63,7 +63,10 @@ impl World {
             self.settle().await;
         }
         for who in 0..self.people.len() {
-            self.follow(who).await;
+            // Where a timeline had to tell of what another branch has undone, the answer after it puts that right.
+            for _ in 0..2 {
+                self.follow(who).await;
+            }
             let mut follower = std::mem::take(&mut self.people[who].follower);
             let looked = async move {
                 follower.look_back().await;

@@ -88,6 +88,7 @@ impl Lifecycle {
             Box::pin(invited).await?;
             return Ok(());
         }
+        self.rooms.check_invite(sender, target)?;
         let mut profile = self.profile(target)?;
         profile.extend(invite);
         let kind = StateEventType::RoomMember;

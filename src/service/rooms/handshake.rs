@@ -3,9 +3,10 @@
 use std::cell::RefCell;
 
 use ruma::{
-    CanonicalJsonObject, EventId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId, ServerName,
-    UserId,
+    CanonicalJsonObject, EventId, OwnedEventId, OwnedServerName, OwnedUserId, RoomId,
+    RoomVersionId, ServerName, UserId,
     events::{StateEventType, room::member::MembershipState},
+    state_res::Event as _,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -122,6 +123,20 @@ impl Rooms {
             None => None,
         };
         Ok(row.map_or(MembershipState::Leave, |row| row.membership))
+    }
+
+    /// Whether a change of membership is one on which the newest one that is known here builds.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn has_passed(&self, room: RoomNid, user: UserNid, change: &EventId) -> Result<bool> {
+        let view = self.store.latest();
+        let Some(row) = ROOM_MEMBERS.get(&view, &(room, user))? else {
+            return Ok(false);
+        };
+        let newest = self.event(&view, row.event)?;
+        let builds_on = |id: &OwnedEventId| id == change;
+        Ok(newest.event.auth_events().any(builds_on) || newest.event.prev_events().any(builds_on))
     }
 
     /// The few events of the current state by which somebody outside of the room is told what room it is, whole, as

@@ -2,7 +2,11 @@
 import assert from "node:assert/strict";
 import { setTimeout as sleep } from "node:timers/promises";
 import { CryptoEvent, VerificationPhase, VerifierEvent } from "matrix-js-sdk/lib/crypto-api/index.js";
-import { LIMIT_MS, login, newStaff, start, until } from "./staff.js";
+import { LIMIT_MS, login, newStaff, sdk, start, until } from "./staff.js";
+
+/** A sync after an outage brings all that was missed: there is nobody here who scrolls up for the rest. */
+const longTimelines = new sdk.Filter(undefined);
+longTimelines.setTimelineLimit(200);
 
 /** How a client is made and prepared that encrypts; `safe` is what its owner keeps in a drawer: the recovery key. */
 const encrypting = (safe) => ({
@@ -12,6 +16,7 @@ const encrypting = (safe) => ({
             cacheSecretStorageKey: (id, _info, key) => Object.assign(safe, { id, key }),
         },
     },
+    filter: longTimelines,
     async prepare(client) {
         await client.initRustCrypto({ useIndexedDB: false });
         client.asked = new Promise((resolve) => client.once(CryptoEvent.VerificationRequestReceived, resolve));

@@ -248,6 +248,10 @@ impl Federation {
         {
             return Ok(false);
         }
+        // It may come after what followed it: who was turned down may have knocked again before their server heard of it.
+        if rooms.has_passed(room_nid, nid, &pdu.event.header.id)? {
+            return Ok(true);
+        }
         rooms.set_aside(head, &pdu, None, |_| {})?;
         drop(guard);
         self.settle().await?;

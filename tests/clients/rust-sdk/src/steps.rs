@@ -1,5 +1,7 @@
 //! What people do with a device or two.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use matrix_sdk::{
     RoomState,
@@ -12,6 +14,7 @@ use matrix_sdk::{
         },
     },
 };
+use tokio::time::sleep;
 
 use crate::{
     device::Device,
@@ -70,14 +73,15 @@ pub async fn invite(owner: &Device, guest: &Device, room_id: &RoomId) -> Result<
 }
 
 /// A chat of two, encrypted: both have it among their direct chats.
-pub async fn direct_chat(one: &Device, other: &Device) -> Result<()> {
+pub async fn direct_chat(one: &Device, other: &Device) -> Result<OwnedRoomId> {
     let room = one.client.create_dm(other.user_id()).await?;
     let room_id = room.room_id().to_owned();
-    other
-        .listed(&room_id, RoomState::Invited)
-        .await?
-        .join()
-        .await?;
+    let invited = other.listed(&room_id, RoomState::Invited).await?;
+    until("an invite to a direct chat", async || {
+        so(invited.is_direct().await?, "an invite to a room")
+    })
+    .await?;
+    invited.join().await?;
     joined(one, other, &room_id).await?;
     until("the direct chat", async || {
         let at_one = one.room(&room_id)?;
@@ -93,7 +97,7 @@ pub async fn direct_chat(one: &Device, other: &Device) -> Result<()> {
     // Both look at it: the list alone fetches one event of it at a time, and would miss others that came with it.
     one.open(&room_id).await?;
     other.open(&room_id).await?;
-    Ok(())
+    Ok(room_id)
 }
 
 /// Waits until the owner sees that the guest has joined.
@@ -111,7 +115,7 @@ async fn joined(owner: &Device, guest: &Device, room_id: &RoomId) -> Result<()> 
 }
 
 /// Two people who share a direct chat compare emoji, and then trust each other's identity.
-pub async fn verify_people(one: &Device, other: &Device) -> Result<()> {
+pub async fn verify_people(one: &Device, other: &Device, room_id: &RoomId) -> Result<()> {
     let known = |device: &Device, user_id: &UserId| {
         let (encryption, user_id) = (device.client.encryption(), user_id.to_owned());
         async move { encryption.get_user_identity(&user_id).await }
@@ -123,18 +127,36 @@ pub async fn verify_people(one: &Device, other: &Device) -> Result<()> {
     })
     .await?;
     ensure!(!identity.is_verified(), "verified without a verification");
-    compare_emoji(one, identity.request_verification().await?, other).await?;
-    until("the signatures", async || {
-        let both = [
-            known(one, other.user_id()).await?,
-            known(other, one.user_id()).await?,
-        ];
-        so(
-            both.iter().flatten().all(|identity| identity.is_verified()),
-            "not verified",
-        )
-    })
-    .await
+    let request = identity.request_verification().await?;
+    let verified = async {
+        compare_emoji(one, request, other).await?;
+        until("the signatures", async || {
+            let both = [
+                known(one, other.user_id()).await?,
+                known(other, one.user_id()).await?,
+            ];
+            let each = both.map(|identity| identity.is_some_and(|identity| identity.is_verified()));
+            so(each == [true; 2], format!("{each:?}"))
+        })
+        .await
+    };
+    // In a room, the SDK sends its next step when the connection for keys has heard something, or half a minute later.
+    // So they talk.
+    let talk = async {
+        let mut round = 0;
+        loop {
+            round += 1;
+            for device in [one, other] {
+                let body = format!("Now, at {}? {round}", device.name);
+                device.say_with_new_key(room_id, &body).await?;
+            }
+            sleep(Duration::from_secs(1)).await;
+        }
+    };
+    tokio::select! {
+        done = verified => done,
+        failed = talk => failed,
+    }
 }
 
 /// Two devices of one person compare emoji; the new one is then given the secrets of the other.
@@ -145,7 +167,9 @@ pub async fn verify_own(new: &Device, old: &Device) -> Result<()> {
         Ok(found.ok_or_else(|| "none".to_owned()))
     })
     .await?;
-    knows_device(new, old).await?; // Else the request would go to nobody.
+    // Else the request would go to nobody, or come from nobody known, who is not answered.
+    knows_device(new, old).await?;
+    knows_device(old, new).await?;
     compare_emoji(new, identity.request_verification().await?, old).await?;
     new.verified().await?;
     new.backing_up().await
