@@ -35,8 +35,9 @@ test: deps ## Run every test, also with real Matrix clients
 clients: deps ## Run today's apps, which encrypt, in one office and in two
 	@scripts/deps.sh test
 	@$(CARGO) build --locked
-	@KONTOR_BIN="$$CARGO_TARGET_DIR/debug/kontor" SUITES=rust_sdk tests/clients/run.sh
-	@KONTOR_BIN="$$CARGO_TARGET_DIR/debug/kontor" tests/offices/run.sh Encryption
+	@export KONTOR_BIN="$$CARGO_TARGET_DIR/debug/kontor"; \
+	SUITES=rust_sdk tests/clients/run.sh; code=$$?; \
+	tests/offices/run.sh Encryption && exit $$code
 
 .PHONY: interop
 interop: deps ## Share rooms with a real Synapse (see tests/offices/README.md)
