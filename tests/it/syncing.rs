@@ -201,6 +201,35 @@ async fn state_after_the_timeline() {
     }
 }
 
+/// By its own membership an app sees that the invite it has accepted was to a direct chat.
+#[tokio::test]
+async fn an_accepted_invite_says_that_it_was_direct() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let body = json!({ "is_direct": true, "invite": [bob.user_id] });
+    let room = Room::create(&alice, body).await;
+    let filter = json!({ "room": { "state": { "lazy_load_members": true } } });
+    let mut stream = Stream::filtered(&bob, &filter);
+    stream.also("use_state_after=true");
+    stream.next().await;
+    room.does(&bob, "join").await;
+    let part = stream.joined(&room).await;
+    let members: Vec<_> = events(&part, "state_after")
+        .iter()
+        .filter(|event| event["type"] == "m.room.member")
+        .cloned()
+        .collect();
+    let own = members.iter().find(|e| e["state_key"] == bob.user_id);
+    let told = &own.expect("one's own membership")["unsigned"];
+    assert_eq!(told["prev_content"]["membership"], "invite");
+    assert_eq!(told["prev_content"]["is_direct"], true);
+    assert_eq!(told["prev_sender"], alice.user_id);
+    // What became of others is told by the timeline.
+    for other in members.iter().filter(|e| e["state_key"] != bob.user_id) {
+        assert_eq!(other["unsigned"]["prev_content"], Value::Null, "{other}");
+    }
+}
+
 #[tokio::test]
 async fn full_state_tells_it_all_again() {
     let server = TestServer::new();

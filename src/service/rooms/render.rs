@@ -39,12 +39,7 @@ impl Sight<'_> {
             format::push_client(out, &emptied, shape, &unsigned);
             return Ok(());
         }
-        if let Some(replaced) = stored.facts.replaces {
-            let replaced = self.rooms.event(self.view, replaced)?;
-            unsigned.prev_content = Some(replaced.event.content_json().to_owned());
-            unsigned.prev_sender = Some(replaced.event.header.sender.to_string());
-            unsigned.replaces_state = Some(replaced.event.header.id.clone());
-        }
+        self.add_replaced(stored, &mut unsigned)?;
         if let Some(redaction) = stored.facts.redacted_by {
             let redaction = self.rooms.event(self.view, redaction)?;
             unsigned.redacted_because = Some(self.bare(&redaction, shape));
@@ -81,19 +76,39 @@ impl Sight<'_> {
         Ok(())
     }
 
-    /// Appends state events as the members of a JSON array, without its brackets: just what they say.
+    /// Appends state events as the members of a JSON array, without its brackets: just what they say. Only the asker's own
+    /// membership comes with what it replaced: whoever has accepted an invite learns so that it was to a direct chat.
     pub fn show_state<'s>(
         &self,
         out: &mut String,
         events: impl IntoIterator<Item = &'s Stored>,
         shape: Shape,
-    ) {
+    ) -> Result<()> {
         for (index, stored) in events.into_iter().enumerate() {
             if index > 0 {
                 out.push(',');
             }
-            format::push_client(out, &stored.event, shape, &self.unsigned(stored));
+            let mut unsigned = self.unsigned(stored);
+            let header = &stored.event.header;
+            if header.membership.is_some()
+                && header.state_key.as_deref() == Some(self.asker.user_id.as_str())
+            {
+                self.add_replaced(stored, &mut unsigned)?;
+            }
+            format::push_client(out, &stored.event, shape, &unsigned);
         }
+        Ok(())
+    }
+
+    /// What a state event has replaced.
+    fn add_replaced(&self, stored: &Stored, unsigned: &mut Unsigned) -> Result<()> {
+        if let Some(replaced) = stored.facts.replaces {
+            let replaced = self.rooms.event(self.view, replaced)?;
+            unsigned.prev_content = Some(replaced.event.content_json().to_owned());
+            unsigned.prev_sender = Some(replaced.event.header.sender.to_string());
+            unsigned.replaces_state = Some(replaced.event.header.id.clone());
+        }
+        Ok(())
     }
 
     /// What needs no other event.

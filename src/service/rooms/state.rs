@@ -65,7 +65,7 @@ impl Rooms {
             &mut out,
             events.iter().map(|stored| &**stored),
             Shape::Client,
-        );
+        )?;
         out.push(']');
         Ok(out)
     }
@@ -95,7 +95,7 @@ impl Rooms {
             return Ok(stored.event.content_json().to_owned());
         }
         let mut out = String::new();
-        sight.show_state(&mut out, [&*stored], Shape::Client);
+        sight.show_state(&mut out, [&*stored], Shape::Client)?;
         Ok(out)
     }
 
@@ -120,7 +120,7 @@ impl Rooms {
             &mut out,
             events.iter().map(|stored| &**stored),
             Shape::Client,
-        );
+        )?;
         out.push_str("]}");
         Ok(out)
     }

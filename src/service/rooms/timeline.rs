@@ -115,7 +115,7 @@ impl Rooms {
                 &mut out,
                 members.iter().map(|stored| &**stored),
                 Shape::Client,
-            );
+            )?;
             out.push(']');
         }
         out.push('}');
@@ -194,7 +194,7 @@ impl Rooms {
             &mut out,
             state.iter().map(|stored| &**stored),
             Shape::Client,
-        );
+        )?;
         out.push_str("]}");
         Ok(out)
     }

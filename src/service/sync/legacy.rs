@@ -146,7 +146,7 @@ impl Sync {
         messages.finish();
         let list = room.member("state");
         list.push('[');
-        sight.show_state(list, state.iter().map(|stored| &**stored), Shape::Client);
+        sight.show_state(list, state.iter().map(|stored| &**stored), Shape::Client)?;
         list.push(']');
         room.text("visibility", if is_listed { "public" } else { "private" });
         let data = all_data(asking, sight.room)?;
@@ -161,7 +161,7 @@ impl Sync {
         let mut room = Object::new(&mut out);
         room.text("room_id", self.store.room_id(sight.room)?.as_str());
         room.text("membership", "invite");
-        sight.show_state(room.member("invite"), [&*event], Shape::Client);
+        sight.show_state(room.member("invite"), [&*event], Shape::Client)?;
         room.finish();
         Ok(out)
     }

@@ -246,7 +246,7 @@ impl RoomPart<'_> {
         let filter = &self.asking.request.filter;
         if filter.event_fields.is_all() && filter.event_format == EventFormat::Client {
             self.sight
-                .show_state(out, events.iter().map(|stored| &**stored), Shape::Sync);
+                .show_state(out, events.iter().map(|stored| &**stored), Shape::Sync)?;
             return Ok(());
         }
         for (index, stored) in events.iter().enumerate() {
@@ -257,7 +257,8 @@ impl RoomPart<'_> {
             if filter.event_format == EventFormat::Federation {
                 event = format::federation(&stored.event);
             } else {
-                self.sight.show_state(&mut event, [&**stored], Shape::Sync);
+                self.sight
+                    .show_state(&mut event, [&**stored], Shape::Sync)?;
             }
             out.push_str(&self.projected(event)?);
         }

@@ -429,7 +429,7 @@ impl Sync {
         let sight = self.rooms.sight(asking.view, room, asking.requester)?;
         let mut state = String::new();
         if asking.request.state_after.is_some() {
-            sight.show_state(&mut state, [&*stored], Shape::Sync);
+            sight.show_state(&mut state, [&*stored], Shape::Sync)?;
         }
         let mut events = String::from("[");
         sight.show(&mut events, &Seen { stored, membership }, Shape::Sync)?;

@@ -228,7 +228,7 @@ impl Sync {
         if stored.event.header.membership.as_ref() == Some(&membership) {
             let sight = self.rooms.sight(asking.view, room, asking.requester)?;
             let mut state = String::new();
-            sight.show_state(&mut state, [&*stored], Shape::Sync);
+            sight.show_state(&mut state, [&*stored], Shape::Sync)?;
             object.json("required_state", &format!("[{state}]"));
             let mut event = String::new();
             sight.show(&mut event, &Seen { stored, membership }, Shape::Sync)?;
