@@ -15,7 +15,7 @@ use crate::{
         limits::Kind,
         rooms::{NewEvent, RoomHead, Transaction},
     },
-    store::{View, schema::RELATIONS},
+    store::{View, schema::RELATIONS_BY},
 };
 
 impl Lifecycle {
@@ -219,11 +219,10 @@ impl Lifecycle {
             )),
             Some("m.annotation") => {
                 let sender = self.store.user_nid(&event.sender)?;
-                for row in RELATIONS.scan(&view, &(parent.nid, "m.annotation")) {
-                    let (_, row) = row?;
-                    if row.sender == sender
-                        && self.is_reaction(&view, row.event, event, text("key"))?
-                    {
+                let own = RELATIONS_BY.scan(&view, &(parent.nid, sender, "m.annotation"));
+                for row in own {
+                    let (_, (earlier,)) = row?;
+                    if self.is_reaction(&view, earlier, event, text("key"))? {
                         return Err(Error::api(
                             StatusCode::BAD_REQUEST,
                             "M_DUPLICATE_ANNOTATION",
