@@ -9,7 +9,7 @@ use ruma::{
 use super::{Lifecycle, redact_related::check_types};
 use crate::{
     error::{Error, Result},
-    protocol::{event::Origin, ids::EventNid},
+    protocol::{auth::owned, event::Origin, ids::EventNid, version},
     service::{
         Requester,
         limits::Kind,
@@ -169,6 +169,15 @@ impl Lifecycle {
             && event.state_key.as_deref() == Some("")
         {
             self.check_aliases(head, &event.content)?;
+        }
+        let key = event.state_key.as_deref().unwrap_or_default();
+        if version::has_owned_state(head.rules)
+            && owned::is_owned(&event.event_type, key)
+            && owned::owner(key).is_none()
+        {
+            return Err(Error::bad_json(
+                "A state key that begins with `@` must be a user's id, which an underscore and more may follow",
+            ));
         }
         Ok(())
     }
