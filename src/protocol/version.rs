@@ -53,7 +53,9 @@ pub fn has_owned_state(rules: &RoomVersionRules) -> bool {
 /// All served versions: those of the specification, and those that are tried out.
 #[must_use]
 pub fn served() -> Vec<RoomVersionId> {
-    let tried_out = OWNED_STATE.iter().filter_map(|name| RoomVersionId::try_from(*name).ok());
+    let tried_out = OWNED_STATE
+        .iter()
+        .filter_map(|name| RoomVersionId::try_from(*name).ok());
     SUPPORTED.into_iter().chain(tried_out).collect()
 }
 

@@ -117,11 +117,15 @@ async fn every_odd_character_is_a_part_of_a_name_or_refused() {
         let is_refused = odd.is_control() || odd.is_whitespace() || odd == ':';
         if is_refused {
             refused(answer, 400, "M_INVALID_PARAM");
-            assert_eq!(get(&alice, &alias).await.0, 400, "{alias:?}");
+            assert!(!get(&alice, &alias).await.0.is_success(), "{alias:?}");
             continue;
         }
         ok(answer);
-        assert_eq!(ok(get(&alice, &alias).await)["room_id"], room.0, "{alias:?}");
+        assert_eq!(
+            ok(get(&alice, &alias).await)["room_id"],
+            room.0,
+            "{alias:?}"
+        );
         ok(name(&alice, &room, json!({ "alias": alias })).await);
         names.push(alias);
     }

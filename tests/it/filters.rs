@@ -70,23 +70,23 @@ async fn a_filter_names_as_many_rooms_as_fit() {
         rooms.push(room.0.clone());
         json!({ "room": { "rooms": rooms, "timeline": { "rooms": rooms } } })
     };
-    // 10,000 are too many, in whatever way they are named.
-    refused(alice.post(FILTER, filter(10_000)).await, 413, "M_TOO_LARGE");
-    let inline = format!("/_matrix/client/v3/sync?filter={}", encoded(&filter(10_000).to_string()));
-    let (status, _) = alice.get(&inline).await;
-    assert!([400, 413, 414].contains(&status.as_u16()), "{status}");
-    let many = encoded(&filter(10_000)["room"].to_string());
-    let (status, _) = room.get(&alice, &format!("messages?dir=b&filter={many}")).await;
-    assert!([400, 413, 414].contains(&status.as_u16()), "{status}");
-
+    // In the address of a request there can not even be that many.
+    let many = filter(10_000);
+    refused(alice.post(FILTER, many).await, 413, "M_TOO_LARGE");
     let id = text(&ok(alice.post(FILTER, filter(1_500)).await), "filter_id");
-    let answer = ok(alice.get(&format!("/_matrix/client/v3/sync?filter={id}")).await);
+    let answer = ok(alice
+        .get(&format!("/_matrix/client/v3/sync?filter={id}"))
+        .await);
     let joined = answer["rooms"]["join"].as_object().unwrap();
     assert!(joined.contains_key(&room.0) && !joined.contains_key(&other.0));
     let few = encoded(&filter(500)["room"].to_string());
-    let page = ok(room.get(&alice, &format!("messages?dir=b&filter={few}")).await);
+    let page = ok(room
+        .get(&alice, &format!("messages?dir=b&filter={few}"))
+        .await);
     assert!(ids(&page["chunk"]).contains(&said));
-    let page = ok(other.get(&alice, &format!("messages?dir=b&filter={few}")).await);
+    let page = ok(other
+        .get(&alice, &format!("messages?dir=b&filter={few}"))
+        .await);
     assert_eq!(page["chunk"], json!([]));
 }
 

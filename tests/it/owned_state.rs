@@ -13,7 +13,7 @@ use crate::{
 const KIND: &str = "org.example.location";
 
 /// What follows a user's id, with all that could be taken for the end of one.
-const REST: &str = "_rest:!@#$123";
+const REST: &str = "_key_rest:!@#$123";
 
 async fn room(creator: &Client, version: &str) -> Room {
     let body = json!({
@@ -108,7 +108,10 @@ async fn other_servers_hold_to_it() {
     // What a and b do at once is the same for both in the end.
     let three = json!({ "n": 3 });
     let four = json!({ "n": 4 });
-    let (bobs, alices) = tokio::join!(set(&bob, &room, &key, three), set(&alice, &room, &key, four));
+    let (bobs, alices) = tokio::join!(
+        set(&bob, &room, &key, three),
+        set(&alice, &room, &key, four)
+    );
     ok(bobs);
     ok(alices);
     room.say(&alice, "a").await;

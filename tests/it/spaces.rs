@@ -224,7 +224,12 @@ async fn a_tree_that_goes_round_in_circles_ends() {
         for pages in 0.. {
             assert!(pages < 40, "{told:?}");
             let part = ok(page(&alice, &spaces[0], &format!("limit={limit}{from}")).await);
-            told.extend(names(&part).split(' ').filter(|n| !n.is_empty()).map(str::to_owned));
+            told.extend(
+                names(&part)
+                    .split(' ')
+                    .filter(|n| !n.is_empty())
+                    .map(str::to_owned),
+            );
             match part["next_batch"].as_str() {
                 Some(next) => from = format!("&from={next}"),
                 None => break,

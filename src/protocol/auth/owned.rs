@@ -119,7 +119,11 @@ mod tests {
             ("@a:x.example b", None),
             ("@", None),
         ] {
-            assert_eq!(owner(key).as_ref().map(|user| user.as_str()), expect, "{key}");
+            assert_eq!(
+                owner(key).as_ref().map(|user| user.as_str()),
+                expect,
+                "{key}"
+            );
         }
         let topic = TimelineEventType::RoomTopic;
         assert!(is_owned(&topic, "@a") && !is_owned(&topic, "a@") && !is_owned(&topic, ""));

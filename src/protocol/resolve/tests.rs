@@ -274,7 +274,9 @@ impl Room {
     /// The same by our own algorithm.
     fn by_v2(&self, states: &[StateMap<usize>]) -> StateMap<OwnedEventId> {
         let is_agreed = |key: &(StateEventType, String)| {
-            states.iter().all(|state| state.get(key) == states[0].get(key))
+            states
+                .iter()
+                .all(|state| state.get(key) == states[0].get(key))
         };
         let agreed: StateMap<usize> = states[0]
             .iter()
@@ -290,7 +292,10 @@ impl Room {
             let differs = |number: &usize| !chains.iter().all(|chain| chain.contains(number));
             conflicted.extend(all.into_iter().filter(differs));
         }
-        let conflicted = conflicted.into_iter().map(|number| self.id(number)).collect();
+        let conflicted = conflicted
+            .into_iter()
+            .map(|number| self.id(number))
+            .collect();
         let find = |id: &EventId| self.event(id);
         v2::resolve(self.rules, &self.ids(&agreed), &conflicted, &find).expect("resolvable")
     }

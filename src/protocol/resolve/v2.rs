@@ -153,9 +153,8 @@ impl Resolving<'_> {
                     }
                 }
             }
-            let lookup = |kind: &StateEventType, key: &str| {
-                by.get(&(kind.clone(), key.to_owned())).cloned()
-            };
+            let lookup =
+                |kind: &StateEventType, key: &str| by.get(&(kind.clone(), key.to_owned())).cloned();
             if auth::check_against(self.rules, &event, lookup).is_ok() {
                 let kind = event.header.event_type.to_string().into();
                 state.insert((kind, state_key.to_owned()), id.clone());

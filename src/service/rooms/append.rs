@@ -444,7 +444,10 @@ impl<'r> Run<'r> {
             .drafted
             .iter()
             .filter_map(|drafted| drafted.context.redacted.as_ref());
-        if in_run.into_iter().any(|other| other.target.nid == target.nid) {
+        if in_run
+            .into_iter()
+            .any(|other| other.target.nid == target.nid)
+        {
             return Ok(None);
         }
         let rules = self.head.rules;

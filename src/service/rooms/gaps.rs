@@ -203,9 +203,7 @@ impl Rooms {
                         let power = self.power_levels(&view, &state, head.rules)?;
                         let is_allowed =
                             power.redaction_applies(&header.sender, &target.event.header.sender);
-                        if is_allowed
-                            && target.facts.order.is_some()
-                            && redacted.insert(target.nid)
+                        if is_allowed && target.facts.order.is_some() && redacted.insert(target.nid)
                         {
                             context.redacted = Some(self.redaction(&view, target, head.rules)?);
                         }

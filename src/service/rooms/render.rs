@@ -196,10 +196,7 @@ impl Sight<'_> {
         for row in newest.take(MAX_EDITS) {
             let (_, (edit,)) = row?;
             let edit = self.rooms.event(self.view, edit)?;
-            let is_in_time = edit
-                .facts
-                .order
-                .is_some_and(|order| order < self.horizon());
+            let is_in_time = edit.facts.order.is_some_and(|order| order < self.horizon());
             if is_in_time && self.sees(&edit)?.is_some() {
                 return Ok(Some(self.bare(&edit, shape)));
             }

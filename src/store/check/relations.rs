@@ -67,11 +67,7 @@ impl Check<'_> {
     }
 
     /// The row of an edit, if it is valid.
-    fn edit(
-        &self,
-        original: EventNid,
-        edit: EventNid,
-    ) -> Result<Option<(EventNid, u64, String)>> {
+    fn edit(&self, original: EventNid, edit: EventNid) -> Result<Option<(EventNid, u64, String)>> {
         let (Some(edit), Some(of)) = (self.event(edit)?, self.event(original)?) else {
             return Ok(None);
         };
@@ -147,7 +143,9 @@ impl Check<'_> {
         self.rows(&THREAD_REPLIES, say, |say, (root,), (count,)| {
             let real = totals.remove(&root).unwrap_or_default();
             if count != real {
-                say(format!("thread {root} counts {count} replies, but has {real}"));
+                say(format!(
+                    "thread {root} counts {count} replies, but has {real}"
+                ));
             }
             Ok(())
         })?;
@@ -164,7 +162,9 @@ impl Check<'_> {
             Ok(())
         })?;
         for (root, user) in expected.keys() {
-            say(format!("the replies of user {user} in thread {root} are not counted"));
+            say(format!(
+                "the replies of user {user} in thread {root} are not counted"
+            ));
         }
         Ok(())
     }

@@ -56,15 +56,7 @@ fn say(world: &mut World, said: &Said) {
         _ => {
             let before = world.resolved(&[prev]);
             let kind = "m.room.redaction";
-            world.add_with(
-                &[prev],
-                before,
-                sender,
-                kind,
-                None,
-                json!({}),
-                Some(about),
-            );
+            world.add_with(&[prev], before, sender, kind, None, json!({}), Some(about));
             return;
         }
     };
