@@ -88,7 +88,7 @@ impl Resolving<'_> {
             graph.insert(id, cited.into_iter().collect());
         }
         let sorted = state_res::reverse_topological_power_sort(&graph, |id| {
-            let found = ranks.get(id).cloned();
+            let found = ranks.get(id).copied();
             found.ok_or_else(|| state_res::Error::NotFound(id.to_owned()))
         });
         sorted.map_err(|error| Unresolvable::Malformed(error.to_string()))
