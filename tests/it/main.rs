@@ -31,6 +31,7 @@ mod frame;
 mod handshakes;
 mod hostile;
 mod hosts;
+mod identity;
 mod inbound;
 mod introductions;
 mod invite_permission;
