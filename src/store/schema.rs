@@ -206,6 +206,8 @@ tables! {
     DELAYED_TRANSACTIONS = "delayed_transactions": (UserNid, String, String) => DelayedTransactionRow, Point;
     /// Last known presence.
     PRESENCE = "presence": (UserNid,) => PresenceRow, Point;
+    /// Rooms where somebody typed when the node was there last, so that apps are told that they do no more.
+    TYPING = "typing": (RoomNid,) => (), Point;
 
     // -- Other servers --------------------------------------------------------------------------------------------
     /// Every key that a server was ever known to sign with, by server name and key id; kept for ever, because events are.
@@ -269,7 +271,7 @@ pub struct ReceiptRow {
     pub thread: String,
     /// What was read.
     pub event_id: OwnedEventId,
-    /// Where that event stands in the timeline.
+    /// Where that event stands in the timeline; zero if it has not come yet, which only other servers' users have read.
     pub order: i64,
     /// Milliseconds since the epoch.
     pub ts: u64,

@@ -8,8 +8,8 @@ use kontor::clock::Entropy;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    device_keys::identity,
     device_lists::{Follower, enter, leave, room_of},
+    identity::identity,
     server::{Client, TestServer, ok},
     several::sound,
 };
