@@ -26,6 +26,7 @@ import urllib.parse
 from company_fill import Fill, quote
 from company_plan import Company, terms
 
+IDLE = 5  # seconds after which a server may have closed a connection
 SEEN_LIMIT = 300  # seconds in which what was said or made must be found
 
 
@@ -36,11 +37,13 @@ class Server:
             listener.bind(("127.0.0.1", 0))
             self.port = listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self.fill = self.connection = None
+        self.fill, self.connection, self.asked = None, None, 0.0
 
     def ask(self, method, path, body=None):
-        """Asks as the head of the company; answers (seconds, status, answer)."""
-        if not self.connection:
+        """Asks as the head of the company, on a connection that is there; answers (seconds, status, answer)."""
+        if not self.connection or time.monotonic() - self.asked > IDLE:
+            if self.connection:
+                self.connection.close()
             self.connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
             self.connection.connect()
             self.connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -50,7 +53,8 @@ class Server:
         self.connection.request(method, f"/_matrix/client{path}", data, headers)
         answer = self.connection.getresponse()
         text = answer.read()
-        return time.perf_counter() - began, answer.status, json.loads(text)
+        seconds, self.asked = time.perf_counter() - began, time.monotonic()
+        return seconds, answer.status, json.loads(text)
 
 
 class Synapse(Server):
@@ -59,9 +63,11 @@ class Synapse(Server):
         self.script, self.database = script, database
 
     def start(self):
-        # Cheap passwords, since people are only made here; and everybody finds everybody, as on the node.
+        # Cheap passwords, since people are only made here; and everybody finds everybody and may list rooms, as on the node.
         options = self.work.with_suffix(".yaml")
-        options.write_text("user_directory: {enabled: true, search_all_users: true}\n")
+        options.write_text(
+            "user_directory: {enabled: true, search_all_users: true}\nroom_list_publication_rules: [{action: allow}]\n"
+        )
         environment = os.environ | {"BCRYPT_ROUNDS": "4", "EXTRA_YAML": str(options)}
         subprocess.run([self.script, str(self.port), self.work, *self.database], env=environment, check=True)
 

@@ -18,6 +18,9 @@ describe("a thread", () => {
 
     const threadAt = (client, id = rootId) =>
         until(client, () => client.getRoom(roomId).getThread(id), "the thread");
+    // Not `thread.length`: the SDK 43 counts a reply twice that it first learns of from the root, then from its sync.
+    const bundled = async (client) =>
+        (await client.fetchRoomEvent(roomId, rootId)).unsigned["m.relations"]["m.thread"];
     const news = (thread) => [thread, sdk.ThreadEvent.Update];
     const repliesIn = (thread) => thread.events.map((event) => event.getId()).filter((id) => id !== rootId);
 
@@ -37,7 +40,6 @@ describe("a thread", () => {
         thirdId = await replyInThread(bob, roomId, rootId, text("Then inside"));
         await until(alice, () => repliesIn(thread).includes(thirdId), "the replies", news(thread));
         assert.deepEqual(repliesIn(thread), [replyId, secondId, thirdId]);
-        assert.equal(thread.length, 3);
     });
 
     test("an edit in a thread changes the text there", async () => {
@@ -53,16 +55,17 @@ describe("a thread", () => {
         assert.equal(atAlice.getContent().body, "Then in the canteen");
         const thread = await threadAt(alice);
         assert.deepEqual(repliesIn(thread).filter((id) => id !== editId), [replyId, secondId, thirdId]);
-        assert.equal(thread.length, 3, "an edit is no reply");
     });
 
-    test("a device that comes later knows the thread by what is bundled with its root", async () => {
-        const fresh = await start(await login(bob.account), { initialSyncLimit: 50 });
-        const root = fresh.getRoom(roomId).findEventById(rootId);
-        const bundle = root.getServerAggregatedRelation("m.thread");
+    test("the root tells what its thread is, and an edit is no reply", async () => {
+        const bundle = await bundled(bob);
         assert.equal(bundle.count, 3);
         assert.equal(bundle.latest_event.event_id, thirdId);
         assert.equal(bundle.current_user_participated, true);
+    });
+
+    test("a device that comes later shows the whole thread", async () => {
+        const fresh = await start(await login(bob.account));
         const thread = await threadAt(fresh);
         await until(fresh, () => thread.initialEventsFetched, "the thread's events", news(thread));
         const shown = () => thread.events.filter((event) => [replyId, secondId, thirdId].includes(event.getId()));
@@ -105,11 +108,8 @@ describe("a thread", () => {
     });
 
     test("a redacted reply is no longer counted", async () => {
-        const thread = await threadAt(alice);
-        await until(alice, () => thread.length === 4, () => `four replies, not ${thread.length}`, news(thread));
+        assert.equal((await bundled(alice)).count, 4);
         await bob.redactEvent(roomId, thirdId);
-        await until(alice, () => thread.length === 3, () => `three replies, not ${thread.length}`, news(thread));
-        const root = await alice.fetchRoomEvent(roomId, rootId);
-        assert.equal(root.unsigned["m.relations"]["m.thread"].count, 3);
+        assert.equal((await bundled(alice)).count, 3);
     });
 });

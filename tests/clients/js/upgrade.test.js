@@ -64,10 +64,7 @@ describe("an upgraded room", () => {
         const power = (client) => room.getMember(client.getUserId()).powerLevel;
         assert.deepEqual([power(alice), power(bob), power(carol)], [100, 50, 0]);
         assert.equal(room.getMember(eve.getUserId()).membership, "ban");
-        await assert.rejects(eve.joinRoom(newId, { viaServers: [alice.getDomain()] }), {
-            errcode: "M_FORBIDDEN",
-            httpStatus: 403,
-        });
+        await assert.rejects(eve.joinRoom(newId, { viaServers: [alice.getDomain()] }), { httpStatus: 403 });
     });
 
     test("its alias leads to the new room", async () => {
