@@ -17,6 +17,7 @@ mod concurrency;
 mod creation;
 mod cross_signing;
 mod dehydrated_device;
+mod delayed_endings;
 mod delayed_events;
 mod device_keys;
 mod device_lists;
