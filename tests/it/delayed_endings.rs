@@ -199,9 +199,9 @@ async fn the_sender_learns_what_has_become_of_it() {
     sound(&[&server]);
     // After a week it is forgotten.
     server.clock.advance(Duration::from_hours(24 * 7));
-    assert_eq!(server.services.delayed.forget_ended().expect("it works"), 2);
+    assert_eq!(server.services.delayed.forget_ended().expect("it works"), 1);
     server.clock.advance(Duration::from_secs(2));
-    assert_eq!(server.services.delayed.forget_ended().expect("it works"), 2);
+    assert_eq!(server.services.delayed.forget_ended().expect("it works"), 3);
     refused(act(&bob, &sent, "send").await, 404, "M_NOT_FOUND");
     assert!(ended(&bob).await.is_empty());
     sound(&[&server]);

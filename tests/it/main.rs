@@ -73,6 +73,7 @@ mod short_lived;
 mod sliding;
 mod sliding_extensions;
 mod sliding_filters;
+mod sliding_offices;
 mod spaces;
 mod state;
 mod strange_ids;
