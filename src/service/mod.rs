@@ -229,6 +229,7 @@ impl Services {
             receipts: receipts.clone(),
             presence: presence.clone(),
             encryption: encryption.clone(),
+            threads: threads.clone(),
             entropy: entropy.clone(),
         };
         let sync = Sync::new(store.clone(), clock.clone(), stop.clone(), sources);

@@ -202,6 +202,10 @@ tables! {
     DELAYED_OF = "delayed_of": (UserNid, String) => (), Sequential;
     /// The same by when they are tried next, in milliseconds since the epoch: the room.
     DELAYED_DUE = "delayed_due": (u64, String) => (RoomNid,), Sequential;
+    /// What has become of those that do not wait any more, by their ids, for a while.
+    DELAYED_ENDED = "delayed_ended": (String,) => EndedRow, Point;
+    /// The same by user and when that was, in milliseconds since the epoch.
+    DELAYED_ENDED_OF = "delayed_ended_of": (UserNid, u64, String) => (), Sequential;
     /// Transactions that asked for such events, by user, device and transaction.
     DELAYED_TRANSACTIONS = "delayed_transactions": (UserNid, String, String) => DelayedTransactionRow, Point;
     /// Last known presence.
