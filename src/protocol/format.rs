@@ -13,6 +13,8 @@ pub struct Unsigned {
     pub age: Option<i64>,
     /// The asking device's own transaction id.
     pub transaction_id: Option<String>,
+    /// The id under which the asker's own event has waited for its time. See MSC4140.
+    pub delay_id: Option<String>,
     /// The asker's membership at the time of the event.
     pub membership: Option<String>,
     /// The content of the state event that this one replaced, as JSON.
@@ -176,6 +178,7 @@ fn push_unsigned(out: &mut String, unsigned: &Unsigned) {
     }
     for (name, text) in [
         ("transaction_id", unsigned.transaction_id.as_deref()),
+        ("org.matrix.msc4140.delay_id", unsigned.delay_id.as_deref()),
         ("membership", unsigned.membership.as_deref()),
         ("prev_sender", unsigned.prev_sender.as_deref()),
         (

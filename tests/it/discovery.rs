@@ -48,7 +48,9 @@ async fn capabilities_are_told_to_users() {
     let body = ok(alice.get(CAPABILITIES).await);
     let told = &body["capabilities"];
     assert_eq!(told["m.room_versions"]["default"], "12");
-    assert_eq!(told["m.room_versions"]["available"]["1"], "stable");
+    let versions = &told["m.room_versions"]["available"];
+    assert_eq!(versions["1"], "stable");
+    assert_eq!(versions["org.matrix.msc3757.10"], "unstable");
     for (name, enabled) in [
         ("m.change_password", true),
         ("m.set_displayname", true),
