@@ -75,6 +75,13 @@ pub fn stripped(event: &Event) -> String {
     strip(event, is_create, is_create)
 }
 
+/// The membership of whoever is invited or knocks, beside [`stripped`] events: with id and time, by which apps say when
+/// it was and sort what waits for an answer. It is about the user, so nothing of the room is told by it.
+#[must_use]
+pub fn stripped_membership(event: &Event) -> String {
+    strip(event, true, true)
+}
+
 /// An event as those see it who look at the tree of a space: with its time, by which children are ordered. See
 /// `children_state` in the answer of `/hierarchy`.
 #[must_use]

@@ -11,9 +11,9 @@ use kontor::{
 use serde_json::{Map, Value, json};
 
 use crate::{
-    device_keys::identity,
     device_lists::{Follower, enter, leave, room_of},
     elsewhere::until,
+    identity::identity,
     room::Room,
     server::{Client, TestServer, ok},
     several::{network, node, sound},

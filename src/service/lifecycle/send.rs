@@ -9,13 +9,13 @@ use ruma::{
 use super::{Lifecycle, redact_related::check_types};
 use crate::{
     error::{Error, Result},
-    protocol::{event::Origin, ids::EventNid},
+    protocol::{auth::owned, event::Origin, ids::EventNid, version},
     service::{
         Requester,
         limits::Kind,
         rooms::{NewEvent, RoomHead, Transaction},
     },
-    store::{View, schema::RELATIONS},
+    store::{View, schema::RELATIONS_BY},
 };
 
 /// An event that has waited for its time.
@@ -235,6 +235,15 @@ impl Lifecycle {
         {
             self.check_aliases(head, &event.content)?;
         }
+        let key = event.state_key.as_deref().unwrap_or_default();
+        if version::has_owned_state(head.rules)
+            && owned::is_owned(&event.event_type, key)
+            && owned::owner(key).is_none()
+        {
+            return Err(Error::bad_json(
+                "A state key that begins with `@` must be a user's id, which an underscore and more may follow",
+            ));
+        }
         Ok(())
     }
 
@@ -284,11 +293,10 @@ impl Lifecycle {
             )),
             Some("m.annotation") => {
                 let sender = self.store.user_nid(&event.sender)?;
-                for row in RELATIONS.scan(&view, &(parent.nid, "m.annotation")) {
-                    let (_, row) = row?;
-                    if row.sender == sender
-                        && self.is_reaction(&view, row.event, event, text("key"))?
-                    {
+                let own = RELATIONS_BY.scan(&view, &(parent.nid, sender, "m.annotation"));
+                for row in own {
+                    let (_, (earlier,)) = row?;
+                    if self.is_reaction(&view, earlier, event, text("key"))? {
                         return Err(Error::api(
                             StatusCode::BAD_REQUEST,
                             "M_DUPLICATE_ANNOTATION",

@@ -299,7 +299,12 @@ impl Sync {
             epoch: connection.epoch,
             number,
         };
-        let mut out = String::new();
+        let size: usize = rooms
+            .shown
+            .iter()
+            .map(|(id, json)| id.len() + json.len() + 8)
+            .sum();
+        let mut out = String::with_capacity(size + 1024);
         let mut answer = Object::new(&mut out);
         answer.text("pos", &pos.to_string());
         if let Some(id) = &asked.txn_id {
