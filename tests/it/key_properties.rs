@@ -1,10 +1,13 @@
 //! What holds of keys whatever happens in which order: none is given twice, and whoever is to hear of a change does, and
 //! nobody else.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use futures_util::future::join_all;
-use kontor::{clock::Entropy, store::schema::INTRODUCTIONS};
+use kontor::{
+    clock::Entropy,
+    store::schema::{INBOX, INTRODUCTIONS},
+};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -251,13 +254,7 @@ impl Offices {
     async fn rest(&mut self) {
         // Who comes is introduced there, which leads to news here.
         for _ in 0..3 {
-            for node in &self.nodes {
-                until(async || {
-                    let view = node.services.store().view();
-                    INTRODUCTIONS.scan(&view, &()).next().is_none()
-                })
-                .await;
-            }
+            self.work_off().await;
             self.marks += 1;
             for (from, to) in [(0, 1), (1, 0)] {
                 let (from, to) = (&self.hosts[from], &self.hosts[to]);
@@ -275,6 +272,19 @@ impl Offices {
                 })
                 .await;
             }
+        }
+        self.work_off().await;
+    }
+
+    /// Waits until nothing has come that is still to be looked at.
+    async fn work_off(&self) {
+        for node in &self.nodes {
+            until(async || {
+                let view = node.services.store().view();
+                let is_empty = INTRODUCTIONS.scan(&view, &()).next().is_none();
+                is_empty && INBOX.scan(&view, &()).next().is_none()
+            })
+            .await;
         }
     }
 }
@@ -297,6 +307,10 @@ async fn changes_reach_the_other_office(seed: u64) {
         ));
     }
     for step in 0..50 {
+        // Of two branches of a room the later event holds; at the same moment chance would decide.
+        for node in &offices.nodes {
+            node.clock.advance(Duration::from_secs(1));
+        }
         let who = below(&entropy, USERS);
         match below(&entropy, 5) {
             0..=2 => {
