@@ -29,8 +29,9 @@ type Read = BTreeMap<String, String>;
 impl World {
     /// Lets so much time pass that nobody is thought to be there any more who does nothing.
     pub(crate) async fn fall_silent(&mut self) {
-        for _ in 0..10 {
-            self.step(Duration::from_mins(1)).await;
+        // What was told of users elsewhere counts for half an hour, if their node has gone off meanwhile.
+        for _ in 0..8 {
+            self.step(Duration::from_mins(5)).await;
         }
         self.settle().await;
     }
