@@ -136,6 +136,11 @@ fn at_rest_all_agree() {
         seeds.len() < 100 || divided * 10 <= rooms,
         "{divided} of {rooms} rooms are divided"
     );
+    let (told, unheard) = (count(&quiet::TOLD), count(&quiet::UNHEARD));
+    assert!(
+        seeds.len() < 100 || unheard * 50 <= told,
+        "{unheard} of {told} receipts were not heard of"
+    );
     let mut failed = failed.into_inner().expect("nobody panics here");
     failed.sort_unstable();
     assert!(

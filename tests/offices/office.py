@@ -13,6 +13,8 @@ import urllib.parse
 
 import aiohttp
 
+from namespaces import Cable, Space
+
 LIMIT = float(os.environ.get("WAIT_LIMIT", 60))  # seconds that anything awaited may take at most
 KONTOR = os.environ.get("KONTOR_BIN", "kontor")
 
@@ -89,38 +91,41 @@ class Server:
 class Kontor(Server):
     """A node in a directory of its own, with a certificate of the organisation's authority."""
 
-    def __init__(self, work, name):
+    def __init__(self, work, name, space=None):
         self.work = pathlib.Path(work).resolve() / name.replace(":", "-")
         self.work.mkdir()
-        self.name = name
+        self.name, self.space = name, space
         self.http, self.https = free_port(), free_port()
-        self.url = f"http://127.0.0.1:{self.http}"
+        self.host = space.address if space else "127.0.0.1"
+        self.url = f"http://{self.host}:{self.http}"
         self.authority = self.work.parent / "ca"
         self.process = None
 
     def configure(self, peers, options=""):
-        """`peers`: the port by which each is reached, by name."""
+        """`peers`: the address and port by which each is reached, by name."""
+        https = "0.0.0.0" if self.space else "127.0.0.1"
         host = self.name.split(":")[0]
         run(KONTOR, "ca", "issue", "--directory", self.authority, host)
         issued = self.authority / "issued" / host
         lines = [
             "[server]", f'name = "{self.name}"', f'data_dir = "{self.work}/data"',
-            "[listen]", f'http = "127.0.0.1:{self.http}"', f'https = "127.0.0.1:{self.https}"',
+            "[listen]", f'http = "{self.host}:{self.http}"', f'https = "{https}:{self.https}"',
             f'tls_certificate = "{issued}.pem"', f'tls_key = "{issued}.key"',
             "[registration]", 'mode = "open"',
             "[limits]", "enabled = false",
             "[federation]", f'ca_files = ["{self.authority}/ca.pem"]',
         ]
-        for name, port in peers.items():
-            lines += [f'[federation.peers."{name}"]', f'address = "127.0.0.1:{port}"']
+        for name, address in peers.items():
+            lines += [f'[federation.peers."{name}"]', f'address = "{address}"']
         (self.work / "config.toml").write_text("\n".join(lines) + "\n" + options)
 
     async def start(self):
         log = open(self.work / "log", "ab")
         environment = {key: value for key, value in os.environ.items() if not key.startswith("KONTOR_")}
-        self.process = subprocess.Popen(
-            [KONTOR, "serve", "--config", self.work / "config.toml"], stdout=log, stderr=log, env=environment
-        )
+        command = [KONTOR, "serve", "--config", self.work / "config.toml"]
+        if self.space:
+            command = self.space.command(command)
+        self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         await answers(self.url, lambda: self.process.poll() is None)
 
     def kill(self, how=signal.SIGKILL):
@@ -138,12 +143,13 @@ class Kontor(Server):
 
 
 class Organisation:
-    """Some offices whose nodes know each other, each way between two of them by a link of its own, or `direct`ly."""
+    """Some offices whose nodes know each other, each way between two of them by a link of its own, or `direct`ly, or by
+    cables between `namespaces`."""
 
-    def __init__(self, work, names, options="", direct=False):
-        self.options, self.direct = options, direct
+    def __init__(self, work, names, options="", direct=False, namespaces=False):
+        self.options, self.direct, self.namespaces = options, direct, namespaces
         run(KONTOR, "ca", "init", "--directory", pathlib.Path(work) / "ca")
-        self.nodes = {name: Kontor(work, name) for name in names}
+        self.nodes = {name: Kontor(work, name, Space() if namespaces else None) for name in names}
         self.links = {}
 
     async def __aenter__(self):
@@ -152,23 +158,34 @@ class Organisation:
             for there in self.nodes.values():
                 if there is here:
                     continue
-                peers[there.name] = there.https
-                if not self.direct:
-                    link = self.links[here.name, there.name] = Link(there.https)
-                    await link.open()
-                    peers[there.name] = link.port
+                peers[there.name] = await self._way(here, there)
             here.configure(peers, self.options)
         await asyncio.gather(*(node.start() for node in self.nodes.values()))
         return self
+
+    async def _way(self, here, there):
+        """Where the one node reaches the other."""
+        if self.direct:
+            return f"127.0.0.1:{there.https}"
+        if self.namespaces:
+            known = self.links.get((there.name, here.name))
+            cable = known or self.links.setdefault((here.name, there.name), Cable(here.space, there.space))
+            return f"{cable.addresses[there.space]}:{there.https}"
+        link = self.links[here.name, there.name] = Link(there.https)
+        await link.open()
+        return f"127.0.0.1:{link.port}"
 
     async def __aexit__(self, *_):
         for node in self.nodes.values():
             node.kill()
         for link in self.links.values():
             await link.close()
+        for node in self.nodes.values():
+            if node.space:
+                node.space.close()
 
     def between(self, one, other):
-        return [self.links[one, other], self.links[other, one]]
+        return [link for ends, link in self.links.items() if set(ends) == {one, other}]
 
     def around(self, name):
         return [link for ends, link in self.links.items() if name in ends]

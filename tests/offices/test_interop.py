@@ -29,7 +29,7 @@ class Interop(unittest.IsolatedAsyncioTestCase):
         for link in (self.to_synapse, self.to_kontor):
             await link.open()
         name = f"localhost:{self.to_synapse.port}"
-        self.kontor.configure({name: self.to_synapse.port})
+        self.kontor.configure({name: f"127.0.0.1:{self.to_synapse.port}"})
         self.synapse = synapse.Synapse(self.work, self.to_synapse.port, https, self.work / "ca/issued/localhost")
         self.synapse.configure()
         self.addAsyncCleanup(self.end)

@@ -387,12 +387,16 @@ impl World {
             else {
                 continue;
             };
-            for held in all {
-                let is_shown = held.history.iter().any(|event| event["event_id"] == id);
+            let is_shown = |held: &Held| held.history.iter().any(|event| event["event_id"] == id);
+            // What all who were there have soft-failed, whoever came later does not hear of.
+            let soft_failed = all.iter().any(|held| {
                 let stored = self.stored(held.at, &id);
-                let soft_failed = stored.is_some_and(|s| s.event.header.flags.soft_failed);
+                stored.is_some_and(|stored| stored.event.header.flags.soft_failed)
+            });
+            let is_aside = soft_failed && !all.iter().any(is_shown) && !self.is_peaceful;
+            for held in all {
                 assert!(
-                    is_shown || (soft_failed && !self.is_peaceful),
+                    is_shown(held) || is_aside,
                     "{} has not got {id} of {}: {:?}",
                     self.offices[held.at].name,
                     room.0,

@@ -483,6 +483,17 @@ impl Sync {
         Ok(())
     }
 
+    /// Who types. A client that is told of a room anew may know of some who typed before.
+    fn typing_in(&self, part: &RoomPart<'_>, since: Option<Position>) -> Result<Option<String>> {
+        let (view, asker) = (part.asking.view, part.asking.requester);
+        let content = self.typing.since(view, part.room, since, asker)?;
+        if content.is_some() || part.asking.since == since {
+            return Ok(content);
+        }
+        let since = part.asking.since;
+        self.typing.since(view, part.room, since, asker)
+    }
+
     /// Typing and receipts.
     fn ephemeral(&self, part: &RoomPart<'_>) -> Result<String> {
         let filter = &part.asking.request.filter.room.ephemeral;
@@ -491,9 +502,7 @@ impl Sync {
         let mut events = String::new();
         if part.may_have(Kinds::TYPING)
             && wants(filter, "m.typing")
-            && let Some(content) = self
-                .typing
-                .since(view, room, since, part.asking.requester)?
+            && let Some(content) = self.typing_in(part, since)?
         {
             push_item(&mut events, &plain_event("m.typing", &content));
         }
