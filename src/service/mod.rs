@@ -153,13 +153,13 @@ impl Services {
             UserDirectory::open(store.clone(), rooms.clone(), &config.user_directory)?;
         let profiles = Profiles::new(name, accounts.clone(), remote.clone());
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let typing = Arc::new(Typing::new(
+        let typing = Arc::new(Typing::open(
             store.clone(),
             clock.clone(),
             rooms.clone(),
             tasks.clone(),
             stop.clone(),
-        ));
+        )?);
         let receipts = Arc::new(Receipts::new(store.clone(), clock.clone(), rooms.clone()));
         let threads = Arc::new(Threads::new(store.clone(), rooms.clone()));
         let presence = Arc::new(Presence::new(
@@ -229,6 +229,7 @@ impl Services {
             receipts: receipts.clone(),
             presence: presence.clone(),
             encryption: encryption.clone(),
+            threads: threads.clone(),
             entropy: entropy.clone(),
         };
         let sync = Sync::new(store.clone(), clock.clone(), stop.clone(), sources);

@@ -15,7 +15,11 @@ async fn versions_have_no_gaps_and_need_no_valid_token() {
     let body = ok(client.get(VERSIONS).await);
     let expect: Vec<_> = (1..=19).map(|minor| format!("v1.{minor}")).collect();
     assert_eq!(body["versions"], json!(expect));
-    assert_eq!(body["unstable_features"]["uk.tcpip.msc4133.stable"], true);
+    let features = &body["unstable_features"];
+    assert_eq!(features["uk.tcpip.msc4133.stable"], true);
+    // Element Web looks for these by name, also where the version of the specification has them.
+    assert_eq!(features["org.matrix.e2e_cross_signing"], true);
+    assert_eq!(features["org.matrix.msc3827.stable"], true);
 }
 
 #[tokio::test]

@@ -294,6 +294,11 @@ async fn a_room_is_told_of_before_one_joins_it() {
     assert_eq!(ok(alice.get(&path(&room.0)).await), joined);
     assert_eq!(ok(alice.get(&path("#kitchen:a.example")).await), joined);
     assert_eq!(ok(a.anonymous().get(&path(&room.0)).await), expect);
+    for unstable in ["summary/{}", "rooms/{}/summary"] {
+        let path = unstable.replace("{}", &encoded(&room.0));
+        let path = format!("/_matrix/client/unstable/im.nheko.summary/{path}");
+        assert_eq!(ok(alice.get(&path).await), joined);
+    }
     let mut outside = expect.clone();
     outside["membership"] = "leave".into();
     let via = format!("{}?via=a.example", path(&room.0));

@@ -10,7 +10,7 @@ use super::{Seen, Sight, Stored, threads::THREAD};
 use crate::{
     error::{Error, Result},
     protocol::{
-        event::Event,
+        event::{Event, Origin},
         format::{self, Shape, Unsigned},
         ids::EventNid,
         version,
@@ -102,17 +102,16 @@ impl Sight<'_> {
     fn unsigned(&self, stored: &Stored) -> Unsigned {
         let header = &stored.event.header;
         let now = i64::try_from(self.rooms.clock.now_ms()).unwrap_or(i64::MAX);
-        let by_this_device = |device: &str| {
-            header.sender == self.asker.user_id && self.asker.device_id.as_deref() == Some(device)
-        };
+        let origin = stored.facts.origin.as_ref();
+        let origin = origin.filter(|_| header.sender == self.asker.user_id);
+        let delay_id = origin.and_then(Origin::delay_id);
+        let by_this_device = origin.filter(|origin| {
+            delay_id.is_none() && self.asker.device_id.as_ref() == Some(&origin.device_id)
+        });
         Unsigned {
             age: Some(now.saturating_sub(i64::from(header.origin_server_ts.0))),
-            transaction_id: stored
-                .facts
-                .origin
-                .as_ref()
-                .filter(|origin| by_this_device(&origin.device_id))
-                .map(|origin| origin.txn_id.clone()),
+            transaction_id: by_this_device.map(|origin| origin.txn_id.clone()),
+            delay_id: delay_id.map(ToOwned::to_owned),
             ..Unsigned::default()
         }
     }

@@ -1,4 +1,4 @@
-//! The laws of the directory of users.
+//! The laws of the directory of users, and of who types.
 
 use super::{Check, Complaint};
 use crate::{
@@ -6,8 +6,8 @@ use crate::{
     store::{
         Result,
         schema::{
-            ACCOUNTS, EVENTS, PROFILES, REPORTS, ROOM_IDS, Reported, USER_DIRECTORY,
-            USER_DIRECTORY_CHANGES, USER_DIRECTORY_TERMS, USER_IDS,
+            ACCOUNTS, EVENTS, PROFILES, REPORTS, ROOM_HEADS, ROOM_IDS, Reported, TYPING,
+            USER_DIRECTORY, USER_DIRECTORY_CHANGES, USER_DIRECTORY_TERMS, USER_IDS,
         },
     },
 };
@@ -15,6 +15,12 @@ use crate::{
 impl Check<'_> {
     pub(super) fn people(&self, say: &mut dyn FnMut(Complaint)) -> Result<()> {
         self.reports(say)?;
+        self.rows(&TYPING, say, |say, (room,), ()| {
+            if !ROOM_HEADS.contains(&self.view, &(room,))? {
+                say(format!("somebody types in room {room}, which is not here"));
+            }
+            Ok(())
+        })?;
         let mut waiting = std::collections::HashSet::new();
         self.rows(&USER_DIRECTORY_CHANGES, say, |say, (position, user), ()| {
             waiting.insert(user);
