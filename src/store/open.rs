@@ -33,7 +33,7 @@ use super::{
 use crate::protocol::ids::Position;
 
 /// Raised with every change that older programs could not read, or would break by writing.
-const SCHEMA_VERSION: u64 = 4;
+const SCHEMA_VERSION: u64 = 5;
 
 /// How many differences of a counter lie in memory beside each other before they are added up.
 const MAX_DIFFERENCES: usize = 8;

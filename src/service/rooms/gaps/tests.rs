@@ -337,3 +337,82 @@ async fn what_is_older_than_the_join_is_read_below_it_though_something_newer_fol
     );
     assert_eq!(pages.iter().filter(|body| *body == "beside").count(), 1);
 }
+
+#[tokio::test]
+async fn what_was_said_about_an_event_in_a_gap_is_counted_when_it_comes() {
+    for is_redacted_there in [false, true] {
+        let mut world = World::new(&RoomVersionId::V11, ALICE);
+        let bob = world.join(BOB);
+        let root = world.say(&[bob], ALICE, "root");
+        let about = |kind: &str, of: &OwnedEventId| {
+            json!({
+                "body": "about", "msgtype": "m.text",
+                "m.new_content": { "body": "about", "msgtype": "m.text" },
+                "m.relates_to": { "rel_type": kind, "event_id": of },
+            })
+        };
+        let id = world.events[root].id().clone();
+        let thread = about("m.thread", &id);
+        // This one lies beside what was said before the join, and is redacted there.
+        let beside = world.add(&[root], BOB, "m.room.message", None, thread.clone());
+        let older = world.add(&[root], BOB, "m.room.message", None, thread.clone());
+        let mut last = older;
+        if is_redacted_there {
+            let before = world.events[older].after.clone();
+            let target = world.events[beside].id().clone();
+            for _ in 0..2 {
+                last = world.add_with(
+                    &[last],
+                    before.clone(),
+                    ALICE,
+                    "m.room.redaction",
+                    None,
+                    json!({}),
+                    Some(target.clone()),
+                );
+            }
+        }
+        let content = json!({ "membership": "join" });
+        let join = world.add(&[last], LOCAL, "m.room.member", Some(LOCAL), content);
+        let reply = world.add(&[join], BOB, "m.room.message", None, thread);
+        let edit = about("m.replace", &id);
+        let edit = world.add(&[reply], ALICE, "m.room.message", None, edit);
+
+        let node = Node::new();
+        let user = node.user("local");
+        let rooms = &node.services.rooms;
+        let mut guard = rooms.lock_or_make(&world.id, &world.version).await.unwrap();
+        let head = guard.head();
+        node.enter(head, &world, join);
+        node.receive(head, &world, reply);
+        node.receive(head, &world, edit);
+        let told = state(&world, beside);
+        let pdu = &world.events[beside].pdu;
+        rooms
+            .receive(head, pdu, Before::Given(&told), |_| {})
+            .unwrap();
+        node.check();
+        let all: Vec<usize> = (0..join).filter(|at| *at != beside).collect();
+        for _ in 0..3 {
+            for gap in gaps(&node, head) {
+                fill(&node, head, &world, gap.below, &all);
+                node.check();
+            }
+        }
+        assert_eq!(gaps(&node, head), []);
+        let shown = rooms.single_event(&user, &world.id, &id).unwrap();
+        let shown: Value = serde_json::from_str(&shown).unwrap();
+        let bundle = &shown["unsigned"]["m.relations"];
+        assert_eq!(
+            bundle["m.replace"]["event_id"],
+            world.events[edit].id().as_str()
+        );
+        let thread = &bundle["m.thread"];
+        assert_eq!(thread["count"], if is_redacted_there { 2 } else { 3 });
+        let newest = if is_redacted_there { reply } else { beside };
+        assert_eq!(
+            thread["latest_event"]["event_id"],
+            world.events[newest].id().as_str()
+        );
+    }
+}
