@@ -152,11 +152,12 @@ class Rooms(Office):
         carol = await self.hire("carol")
         sent = {term: await self.alice.say(room_id, body) for term, body in said.items()}
         for term, event_id in sent.items():
-            found = []
-            async with asyncio.timeout(LIMIT):
-                while found != [event_id]:
-                    found = await self.found(self.bob, term)
+            await asyncio.wait_for(self.finds(self.bob, term, event_id), LIMIT)
             self.assertEqual(await self.found(carol, term), [])
+
+    async def finds(self, staff, term, event_id):
+        while await self.found(staff, term) != [event_id]:
+            await asyncio.sleep(0.05)
 
     async def found(self, staff, term):
         """The ids of the events that somebody finds."""
