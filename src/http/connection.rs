@@ -13,7 +13,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::{Router, body::Body};
+use axum::{Router, body::Body, response::Response};
+use http::{HeaderValue, Version, header};
 use hyper::{Request, body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -30,7 +31,7 @@ use tokio_util::{
 };
 use tower::ServiceExt;
 
-use super::peer;
+use super::{peer, rest::Rest};
 use crate::{clock::Clock, config::Network};
 
 /// How long the head of an HTTP/1 request may take, counted from the end of the answer before it.
@@ -94,9 +95,26 @@ pub(super) async fn serve<S>(
         let running = activity.begin();
         let peer = peer::client(connected, request.headers(), &shared.trusted_proxies);
         request.extensions_mut().insert(peer);
-        let response = shared.router.clone().oneshot(request.map(Body::new));
+        // Requests share the connection one after the other only before HTTP/2.
+        let in_turn = request.version() < Version::HTTP_2;
+        let asked = !request.headers().contains_key(header::EXPECT);
+        let rest = Rest::default();
+        let request = request.map(|body| {
+            if in_turn {
+                rest.lend(body)
+            } else {
+                Body::new(body)
+            }
+        });
+        let response = shared.router.clone().oneshot(request);
         async move {
-            let response: Result<_, Infallible> = response.await;
+            let mut response: Result<Response, Infallible> = response.await;
+            if !rest.finish(asked).await
+                && let Ok(response) = &mut response
+            {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(header::CONNECTION, close);
+            }
             drop(running);
             response
         }

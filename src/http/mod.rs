@@ -8,6 +8,7 @@ mod extract;
 mod federation;
 pub mod peer;
 mod respond;
+mod rest;
 mod routes;
 pub mod serve;
 mod tls;

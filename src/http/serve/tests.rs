@@ -82,6 +82,7 @@ fn router() -> Router {
     Router::new()
         .route("/peer", get(|Extension(PeerAddr(peer)): Extension<PeerAddr>| async move { peer.ip().to_string() }))
         .route("/body", post(measure))
+        .route("/deaf", post(|| async { "no" }))
         .route("/slow", get(|| async { tokio::time::sleep(Duration::from_millis(500)).await }))
         .route("/forever", get(std::future::pending::<()>))
         .route("/much", get(|| async { vec![b'x'; 64 << 20] }))
@@ -216,6 +217,44 @@ async fn an_announced_body_is_refused_unread() {
         answer.starts_with("HTTP/1.1 413") && answer.contains("M_TOO_LARGE"),
         "{answer}"
     );
+    served.stopped().await;
+}
+
+#[tokio::test]
+async fn a_body_that_nobody_wants_does_not_end_the_connection() {
+    let served = Served::start().await;
+    for (head, body) in [
+        ("Content-Length: 5", "hello"),
+        ("Transfer-Encoding: chunked", "5\r\nhello\r\n0\r\n\r\n"),
+    ] {
+        let mut stream = served.connect().await;
+        let head = format!("POST /deaf HTTP/1.1\r\nHost: a\r\n{head}\r\n\r\n");
+        for _ in 0..3 {
+            // Many clients send the body by itself.
+            stream.write_all(head.as_bytes()).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            stream.write_all(body.as_bytes()).await.unwrap();
+        }
+        let last = b"GET /peer HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        stream.write_all(last).await.unwrap();
+        let answers = read_to_end(&mut stream).await;
+        assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 4, "{answers}");
+    }
+    served.stopped().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_ends_by_an_unread_body_says_so() {
+    let served = Served::start().await;
+    for head in [
+        "Content-Length: 1073741824",
+        "Content-Length: 5\r\nExpect: 100-continue",
+    ] {
+        let request = format!("POST /deaf HTTP/1.1\r\nHost: a\r\n{head}\r\n\r\n");
+        let answer = served.ask(&request).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+        assert!(answer.contains("connection: close"), "{answer}");
+    }
     served.stopped().await;
 }
 

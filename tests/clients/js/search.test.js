@@ -38,7 +38,7 @@ describe("searching messages", () => {
 
     for (const [what, forms] of Object.entries({
         ru: ["договоры", "договорами", "Договор", "бухгалтерии", "подпишите договор"],
-        de: ["Verträge", "Vertrag", "VERTRÄGEN", "Kollegin", "Schränke"],
+        de: ["Verträge", "Vertrag", "VERTRÄGEN", "Kolleginnen", "Schränke"],
         en: ["invoices", "invoice", "Checking", "mail", "checked invoice"],
         name: ["Müller-Lüdenscheidt", "lüdenscheidt", "Frau Müller"],
         number: ["4711-2026", "4711", "заказы 4711"],

@@ -1,11 +1,12 @@
-"""Spaces, an upgraded room, threads and the directories, through matrix-nio."""
+"""Spaces, an upgraded room, threads, the directories and search, through matrix-nio."""
+import asyncio
 import json
 
 import nio
 from nio.api import RelationshipType, ThreadInclusion
 from nio.responses import PublicRoomsResponse, RoomUpgradeResponse
 
-from staff import Office, done
+from staff import LIMIT, Office, done
 
 
 class Rooms(Office):
@@ -139,3 +140,28 @@ class Rooms(Office):
         self.assertEqual([event.event_id async for event in threads(self.alice, mine)], [root])
         related = self.bob.room_get_event_relations(room_id, root, RelationshipType.thread, limit=1)
         self.assertEqual([event.event_id async for event in related], replies[::-1])
+
+    async def test_search(self):
+        """By another form of a word, in three languages. The server may take a moment to note what was said."""
+        room_id = await self.office()
+        said = {
+            "договорами": "Подпишите договоры до пятницы",
+            "Verträgen": "Der Vertrag liegt im Schrank",
+            "printing": "Somebody has printed the plans",
+        }
+        carol = await self.hire("carol")
+        sent = {term: await self.alice.say(room_id, body) for term, body in said.items()}
+        for term, event_id in sent.items():
+            await asyncio.wait_for(self.finds(self.bob, term, event_id), LIMIT)
+            self.assertEqual(await self.found(carol, term), [])
+
+    async def finds(self, staff, term, event_id):
+        while await self.found(staff, term) != [event_id]:
+            await asyncio.sleep(0.05)
+
+    async def found(self, staff, term):
+        """The ids of the events that somebody finds."""
+        body = {"search_categories": {"room_events": {"search_term": term}}}
+        status, answer = await self.ask(staff, "POST", "/search", body)
+        self.assertEqual(status, 200, answer)
+        return [hit["result"]["event_id"] for hit in answer["search_categories"]["room_events"]["results"]]
