@@ -164,6 +164,7 @@ impl App {
         let kept = services.clone();
         services.tasks.spawn(async move { kept.keep_up().await });
         services.federation.start();
+        services.search.start();
         services.tasks.spawn(services.delayed.clone().run());
         services
             .tasks

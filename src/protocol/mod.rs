@@ -20,6 +20,7 @@ pub mod path;
 pub mod policy;
 pub mod push;
 pub mod resolve;
+pub mod searchable;
 pub mod server_keys;
 pub mod summary;
 pub mod template;

@@ -63,6 +63,7 @@ mod remote_profiles;
 mod reports;
 mod request_authentication;
 mod room;
+mod search;
 mod sending;
 mod server;
 mod serving;

@@ -173,6 +173,7 @@ impl TestServer {
         let services = Arc::new(services.expect("the node starts"));
         *router.lock() = kontor::http::router(services.clone());
         services.federation.start();
+        services.search.start();
         Self {
             services,
             clock,

@@ -2,21 +2,25 @@
 //!
 //! See "Room event format" and "Forming relationships between events" in the client-server API.
 
-use std::{fmt::Write as _, ops::Bound};
+use std::{fmt::Write as _, ops::Bound, sync::Arc};
 
 use ruma::events::{TimelineEventType, room::member::MembershipState};
 use serde::{Deserialize, de::IgnoredAny};
 
-use super::{Seen, Sight, Stored};
+use super::{Rooms, Seen, Sight, Stored};
 use crate::{
     error::{Error, Result},
     protocol::{
         event::Event,
         format::{self, Shape, Unsigned},
         ids::EventNid,
+        searchable::REPLACE,
         version,
     },
-    store::schema::{ACCOUNTS, RELATIONS, ROOM_HEADS, RelationRow},
+    store::{
+        self, View,
+        schema::{ACCOUNTS, RELATIONS, ROOM_HEADS, RelationRow},
+    },
 };
 
 /// The most references that are told with an event.
@@ -24,6 +28,9 @@ const MAX_REFERENCES: usize = 100;
 
 /// The most edits among which the valid newest one is looked for.
 const MAX_EDITS: usize = 50;
+
+/// The most relations among which these are looked for, for everybody at once.
+const MAX_EDITS_READ: usize = 500;
 
 /// The most replies, from the newest back, among which one is looked for that the asker may see.
 const MAX_HIDDEN_REPLIES: usize = 20;
@@ -199,21 +206,19 @@ impl Sight<'_> {
         if rows.is_empty() {
             return Ok(None);
         }
-        let sender = self.rooms.store.find_user(&original.event.header.sender)?;
-        let mut newest = None;
-        let own = rows.iter().rev().filter(|row| Some(row.sender) == sender);
-        for row in own.take(MAX_EDITS) {
-            let edit = self.rooms.event(self.view, row.event)?;
-            if !replaces(&edit, original) || self.sees(&edit)?.is_none() {
-                continue;
-            }
-            let header = &edit.event.header;
-            let age = (header.origin_server_ts, header.id.clone());
-            if newest.as_ref().is_none_or(|(newest, _)| age > *newest) {
-                newest = Some((age, edit));
-            }
+        let sees = |edit: &Stored| Ok(self.sees(edit)?.is_some());
+        let rooms = self.rooms;
+        let newest = rooms.newest_edit(self.view, original, rows, sees)?;
+        Ok(newest.map(|edit| self.bare(&edit, shape)))
+    }
+
+    /// Whether the asker is shown what the event says: nobody is once it was redacted, and whoever was not there when it was
+    /// sent is not if its sender has asked to be forgotten.
+    pub fn shows_content(&self, seen: &Seen) -> Result<bool> {
+        if seen.stored.facts.redacted_by.is_some() {
+            return Ok(false);
         }
-        Ok(newest.map(|(_, edit)| self.bare(&edit, shape)))
+        Ok(seen.membership == MembershipState::Join || !self.is_erased(&seen.stored)?)
     }
 
     /// The summary of the thread that an event is the root of. See "Threading".
@@ -235,6 +240,49 @@ impl Sight<'_> {
             return Ok(Some(json));
         }
         Ok(None)
+    }
+}
+
+impl Rooms {
+    /// The newest valid edit of an event that anybody sees who sees all of its room.
+    pub fn edit_of(&self, view: &View, original: &Stored) -> Result<Option<Arc<Stored>>> {
+        type Key = (EventNid, &'static str, i64);
+        let all = (Bound::<Key>::Unbounded, Bound::<Key>::Unbounded);
+        let rows = RELATIONS.range_back(view, &(original.nid, REPLACE), all);
+        let mut rows: Vec<_> = rows
+            .take(MAX_EDITS_READ)
+            .map(|row| row.map(|(_, row)| row))
+            .collect::<store::Result<_>>()?;
+        rows.reverse();
+        self.newest_edit(view, original, &rows, |_| Ok(true))
+    }
+
+    /// The newest valid edit among those of an event, oldest first, that `sees` admits.
+    fn newest_edit(
+        &self,
+        view: &View,
+        original: &Stored,
+        rows: &[RelationRow],
+        sees: impl Fn(&Stored) -> Result<bool>,
+    ) -> Result<Option<Arc<Stored>>> {
+        if rows.is_empty() {
+            return Ok(None);
+        }
+        let sender = self.store.find_user(&original.event.header.sender)?;
+        let mut newest = None;
+        let own = rows.iter().rev().filter(|row| Some(row.sender) == sender);
+        for row in own.take(MAX_EDITS) {
+            let edit = self.event(view, row.event)?;
+            if !replaces(&edit, original) || !sees(&edit)? {
+                continue;
+            }
+            let header = &edit.event.header;
+            let age = (header.origin_server_ts, header.id.clone());
+            if newest.as_ref().is_none_or(|(newest, _)| age > *newest) {
+                newest = Some((age, edit));
+            }
+        }
+        Ok(newest.map(|(_, edit)| edit))
     }
 }
 

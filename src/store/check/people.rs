@@ -1,4 +1,4 @@
-//! The laws of the directory of users.
+//! The laws of how people and what they say are found.
 
 use super::{Check, Complaint};
 use crate::{
@@ -6,7 +6,7 @@ use crate::{
     store::{
         Result,
         schema::{
-            ACCOUNTS, EVENTS, PROFILES, REPORTS, ROOM_IDS, Reported, USER_DIRECTORY,
+            ACCOUNTS, EVENTS, PROFILES, REPORTS, ROOM_IDS, Reported, SEARCH_AGAIN, USER_DIRECTORY,
             USER_DIRECTORY_CHANGES, USER_DIRECTORY_TERMS, USER_IDS,
         },
     },
@@ -15,6 +15,19 @@ use crate::{
 impl Check<'_> {
     pub(super) fn people(&self, say: &mut dyn FnMut(Complaint)) -> Result<()> {
         self.reports(say)?;
+        self.rows(&SEARCH_AGAIN, say, |say, (position, event), ()| {
+            if position > self.view.position() || event.0 >= position.0 {
+                say(format!(
+                    "event {event} is to be found by another text since {position}, which is not after it"
+                ));
+            }
+            if !self.has_event(event)? {
+                say(format!(
+                    "event {event} is to be found by another text, but is missing"
+                ));
+            }
+            Ok(())
+        })?;
         let mut waiting = std::collections::HashSet::new();
         self.rows(&USER_DIRECTORY_CHANGES, say, |say, (position, user), ()| {
             waiting.insert(user);
