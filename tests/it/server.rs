@@ -132,7 +132,13 @@ impl TestServer {
 
     /// The same node, stopped and started again. Its clients go on.
     pub(crate) fn restart(self) -> Self {
-        let config = Config::clone(&self.services.config);
+        self.restart_with(|_| ())
+    }
+
+    /// The same with a changed configuration.
+    pub(crate) fn restart_with(self, change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config::clone(&self.services.config);
+        change(&mut config);
         self.services.store().close();
         *self.router.lock() = Router::new();
         drop(self.services);

@@ -15,6 +15,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc,
     },
     time::Duration,
 };
@@ -123,6 +124,29 @@ impl Search {
         *self.goal.lock() = self.parts.store.view().position();
         self.done.send_replace(Position(0));
         self.asked.notify_one();
+        Ok(())
+    }
+
+    /// Makes the index anew while nothing else runs, and says now and then how far it is.
+    ///
+    /// # Errors
+    /// 400 when searching is switched off; when the store or the disk fails.
+    pub fn rebuild_now(&self, every: Duration, report: &mut dyn FnMut(&Status)) -> Result<()> {
+        self.rebuild()?;
+        std::thread::scope(|scope| {
+            let (done, outcome) = mpsc::channel();
+            scope.spawn(move || done.send(self.round()));
+            loop {
+                match outcome.recv_timeout(every) {
+                    Ok(outcome) => return outcome,
+                    Err(mpsc::RecvTimeoutError::Timeout) => report(&self.status()?),
+                    Err(mpsc::RecvTimeoutError::Disconnected) => {
+                        return Err(Error::Internal("the index broke off".to_owned()));
+                    }
+                }
+            }
+        })?;
+        report(&self.status()?);
         Ok(())
     }
 

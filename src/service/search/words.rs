@@ -23,8 +23,8 @@ const GERMAN: &[&str] = &[
     "heute", "hier", "ich", "ihm", "ihn", "ihr", "im", "immer", "ist", "ja", "jetzt", "kann",
     "kannst", "kein", "keine", "könnte", "mal", "mehr", "mein", "mich", "mir", "mit", "morgen",
     "muss", "nach", "nein", "nicht", "noch", "nur", "ob", "oder", "ohne", "schon", "sehr", "sich",
-    "sie", "sind", "soll", "über", "um", "und", "uns", "unser", "vom", "von", "vor", "warum",
-    "wenn", "werden", "wie", "wieder", "wir", "wird", "wurde", "wo", "zu", "zum", "zur",
+    "sie", "sind", "soll", "um", "und", "uns", "unser", "vom", "von", "vor", "warum", "wenn",
+    "werden", "wie", "wieder", "wir", "wird", "wo", "wurde", "zu", "zum", "zur", "über",
 ];
 
 /// Words that English and no German text is full of.
