@@ -71,8 +71,8 @@ const LAYERS: &[Layer] = &[
             "certificates",
             "error",
         ],
-        must_not_contain: &["axum", "rocksdb"],
-        exceptions: &[],
+        must_not_contain: &["axum", "rocksdb", "tantivy"],
+        exceptions: &[("service/search/index.rs", "tantivy")],
     },
     Layer {
         name: "http",

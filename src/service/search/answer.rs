@@ -139,7 +139,10 @@ impl Token {
             return Err(bad());
         }
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| bad())?;
-        postcard::from_bytes(&bytes).map_err(|_| bad())
+        match postcard::take_from_bytes(&bytes) {
+            Ok((token, [])) => Ok(token),
+            _ => Err(bad()),
+        }
     }
 
     fn write(&self) -> Result<String> {
