@@ -293,6 +293,29 @@ async fn nobody_finds_what_they_do_not_see() {
 }
 
 #[tokio::test]
+async fn what_is_hidden_holds_up_nobody() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let seen = Room::new(&alice, "shared").await;
+    seen.does(&bob, "join").await;
+    seen.say(&alice, "tea of long ago").await;
+    server.clock.advance(Duration::from_secs(1));
+    let hidden = Room::new(&alice, "joined").await;
+    for number in 0..510 {
+        hidden.say(&alice, &format!("tea {number}")).await;
+    }
+    hidden.does(&bob, "join").await;
+    let criteria = json!({ "search_term": "tea", "order_by": "recent" });
+    let first = ask(&bob, criteria.clone()).await;
+    assert_eq!((texts(&first).len(), first["count"].clone()), (0, json!(0)));
+    let path = format!("{SEARCH}?next_batch={}", text(&first, "next_batch"));
+    let second = ok(bob.post(&path, body(criteria)).await);
+    let second = &second["search_categories"]["room_events"];
+    assert_eq!(texts(second), ["tea of long ago"]);
+    assert!(second.get("next_batch").is_none());
+}
+
+#[tokio::test]
 async fn ignored_users_are_not_found() {
     let server = TestServer::new();
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);

@@ -6,6 +6,7 @@
 use std::{
     collections::BinaryHeap,
     fs, io,
+    panic::catch_unwind,
     path::{Path, PathBuf},
 };
 
@@ -95,6 +96,9 @@ pub(super) enum Broken {
     /// Files have changed or are missing.
     #[error("these files are damaged: {0:?}")]
     Files(Vec<PathBuf>),
+    /// Files are not what they seem.
+    #[error("its files cannot be read")]
+    Unreadable,
     /// The engine failed.
     #[error("{0}")]
     Engine(#[from] TantivyError),
@@ -177,7 +181,6 @@ impl Fields {
 
 /// An open index.
 pub(super) struct Index {
-    engine: Engine,
     reader: IndexReader,
     writer: Mutex<IndexWriter>,
     fields: Fields,
@@ -224,6 +227,12 @@ impl Index {
         if !directory.exists() {
             return Ok(None);
         }
+        // The engine takes much of its files for granted.
+        let opened = catch_unwind(|| Self::open_there(directory));
+        opened.unwrap_or(Err(Broken::Unreadable))
+    }
+
+    fn open_there(directory: &Path) -> Result<Option<(Self, Mark)>, Broken> {
         let opened = Engine::open_in_dir(directory);
         let engine = match opened {
             Ok(engine) => engine,
@@ -238,9 +247,8 @@ impl Index {
         if mark.form != FORM || engine.schema() != schema().0 {
             return Err(Broken::Form);
         }
-        let index = Self::over(engine, directory)?;
-        index.validate()?;
-        Ok(Some((index, mark)))
+        validate(&engine)?;
+        Ok(Some((Self::over(engine, directory)?, mark)))
     }
 
     /// Makes an empty index in a directory, in the place of whatever is there.
@@ -270,17 +278,7 @@ impl Index {
             writer: Mutex::new(writer),
             fields: schema().1,
             directory: directory.to_owned(),
-            engine,
         })
-    }
-
-    /// Reads all files to the end and compares their checksums.
-    pub(super) fn validate(&self) -> Result<(), Broken> {
-        let damaged = self.engine.validate_checksum()?;
-        if damaged.is_empty() {
-            return Ok(());
-        }
-        Err(Broken::Files(damaged.into_iter().collect()))
     }
 
     /// Adds an entry, which counts from the next commit on. If there may be one of the event already it is replaced.
@@ -483,6 +481,15 @@ impl Index {
         });
         BooleanQuery::new(ways.collect())
     }
+}
+
+/// Reads all files to the end and compares their checksums.
+fn validate(engine: &Engine) -> Result<(), Broken> {
+    let damaged = engine.validate_checksum()?;
+    if damaged.is_empty() {
+        return Ok(());
+    }
+    Err(Broken::Files(damaged.into_iter().collect()))
 }
 
 /// Removes an index with all that is in its directory.
