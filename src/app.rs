@@ -104,11 +104,11 @@ impl StartError {
 }
 
 impl App {
-    /// Starts everything but does not answer yet; see [`run`](Self::run).
+    /// Starts everything but does not answer yet; see [`run`](Self::run). `file` is where the configuration is read again.
     ///
     /// # Errors
     /// When the data directory, an address or a certificate cannot be used.
-    pub async fn start(config: Config) -> Result<Self, StartError> {
+    pub async fn start(config: Config, file: Option<PathBuf>) -> Result<Self, StartError> {
         // Whoever speaks TLS without naming a provider gets this one. An error says that it is set already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let clock = Clock::real();
@@ -116,7 +116,7 @@ impl App {
         // Before anything else is touched, so that a second node on the same directory changes nothing.
         let store = open_store(&config)?;
         // Closed again if the rest fails: a database that is open at the end of the process may abort it.
-        let started = Self::over(config, clock, store.clone()).await;
+        let started = Self::over(config, file, clock, store.clone()).await;
         if started.is_err() {
             store.close();
         }
@@ -124,10 +124,15 @@ impl App {
     }
 
     /// The rest of the start, over the open store.
-    async fn over(config: Config, clock: Clock, store: Store) -> Result<Self, StartError> {
+    async fn over(
+        config: Config,
+        file: Option<PathBuf>,
+        clock: Clock,
+        store: Store,
+    ) -> Result<Self, StartError> {
         let cost = Cost::real();
         let network = Network::new(&config.federation, &clock)?;
-        let transport = Transport::Network(network.clone());
+        let transport = Transport::Network(network);
         let services = Services::new(
             Arc::new(config),
             clock.clone(),
@@ -136,12 +141,9 @@ impl App {
             &cost,
             transport,
         )?;
-        let listeners = Listeners::bind(&services.config, clock.clone()).await?;
-        let fresh = Fresh {
-            identity: listeners.identity(),
-            network,
-            clock,
-        };
+        let services = Arc::new(services);
+        let listeners = Listeners::bind(&services.config, clock).await?;
+        let fresh = Fresh::new(services.clone(), listeners.identity(), file);
         let data_dir = &services.config.server.data_dir;
         let control = Control::bind(data_dir).inspect_err(|error| {
             tracing::warn!(%error, "no socket for commands in the data directory, so `kontor peer` does not work");
@@ -149,7 +151,7 @@ impl App {
         // When nothing else can go wrong: it is shown once, so a start that fails must not use it up.
         let first_token = services.accounts.first_token().await?;
         Ok(Self {
-            services: Arc::new(services),
+            services,
             listeners,
             control: control.ok(),
             fresh,
@@ -157,8 +159,8 @@ impl App {
         })
     }
 
-    /// Answers requests until `shutdown` completes, then stops within 5 seconds. Files with certificates are read again
-    /// at each of `hangups`, by which service managers ask for that.
+    /// Answers requests until `shutdown` completes, then stops within 5 seconds. The configuration's peers and the files with
+    /// certificates are read again at each of `hangups`, by which service managers ask for that.
     pub async fn run(self, shutdown: impl Future<Output = ()>, hangups: Signal) {
         let services = self.services;
         let kept = services.clone();

@@ -89,6 +89,7 @@ impl Cli {
 
 fn serve(file: &ConfigFile) -> Result<ExitCode, Failure> {
     let config = file.load()?;
+    let read = Config::file(file.config.as_deref()).map(PathBuf::from);
     telemetry::start(&config.log);
     raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -98,7 +99,7 @@ fn serve(file: &ConfigFile) -> Result<ExitCode, Failure> {
     let outcome = runtime.block_on(async {
         let signals = Signals::listen().map_err(StartError::Runtime)?;
         let hangups = signal(SignalKind::hangup()).map_err(StartError::Runtime)?;
-        let app = App::start(config).await?;
+        let app = App::start(config, read).await?;
         say(&mut io::stdout(), &app.banner());
         app.run(signals.first(), hangups).await;
         Ok(ExitCode::SUCCESS)

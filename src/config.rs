@@ -307,10 +307,7 @@ impl Config {
     /// # Errors
     /// Every mistake of the file and the environment at once.
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigErrors> {
-        let file = match path {
-            Some(path) => Some(path),
-            None => Some(Path::new(DEFAULT_FILE)).filter(|path| path.exists()),
-        };
+        let file = Self::file(path);
         let text = match file {
             Some(path) => fs::read_to_string(path).map_err(|error| {
                 ConfigErrors(vec![Mistake::of_file(
@@ -326,6 +323,11 @@ impl Config {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         });
         Self::from_sources(file.unwrap_or(Path::new(DEFAULT_FILE)), &text, environment)
+    }
+
+    /// The file that [`load`](Self::load) reads.
+    pub fn file(path: Option<&Path>) -> Option<&Path> {
+        path.or_else(|| Some(Path::new(DEFAULT_FILE)).filter(|path| path.exists()))
     }
 
     /// The configuration that `text`, a TOML document, describes; the environment is not asked.

@@ -9,6 +9,7 @@
 )]
 
 use std::{
+    collections::HashSet,
     io::{BufRead, BufReader},
     path::Path,
     process::{Child, Command, Stdio},
@@ -179,22 +180,34 @@ async fn searched(
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn what_is_acknowledged_survives_any_kill() {
-    let setting = |name: &str| {
-        std::env::var(name)
-            .ok()
-            .and_then(|value| value.parse().ok())
-    };
-    let kills = setting("KONTOR_CRASH_KILLS").unwrap_or(50_u64);
+/// A number from the environment.
+fn setting(name: &str) -> Option<u64> {
+    std::env::var(name)
+        .ok()
+        .and_then(|value| value.parse().ok())
+}
+
+/// The moments of a run, said so that it can be repeated.
+fn moments() -> Entropy {
     let seed = setting("KONTOR_CRASH_SEED").unwrap_or_else(|| Clock::real().now_ms());
     println!("KONTOR_CRASH_SEED={seed}");
-    let (entropy, clock) = (Entropy::seeded(seed), Clock::real());
+    Entropy::seeded(seed)
+}
+
+/// A client that opens a connection for each request.
+fn connecting() -> reqwest::Client {
     let _already = rustls::crypto::ring::default_provider().install_default();
-    let client = reqwest::Client::builder()
+    reqwest::Client::builder()
         .pool_max_idle_per_host(0)
         .build()
-        .expect("a client");
+        .expect("a client")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_acknowledged_survives_any_kill() {
+    let kills = setting("KONTOR_CRASH_KILLS").unwrap_or(50_u64);
+    let (entropy, clock) = (moments(), Clock::real());
+    let client = connecting();
     let directory = tempfile::tempdir().expect("a directory");
 
     let node = Node::start(directory.path());
@@ -311,5 +324,108 @@ async fn what_is_acknowledged_survives_any_kill() {
     }
     println!("{total} messages acknowledged over {kills} kills, all there once");
     assert!(total > WRITERS, "nothing was written, so nothing was tried");
+    node.kill();
+}
+
+/// How many claim the keys of one device at the same time.
+const CLAIMERS: usize = 4;
+
+/// Claims keys until the node is gone; gives those that it was answered.
+async fn claim(client: &reqwest::Client, url: &str, token: &str, stop: &AtomicBool) -> Vec<String> {
+    let wanted = json!({ "one_time_keys": { "@alice:localhost": { "PHONE": "a" } } });
+    let mut given = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        let request = client.post(format!("{url}/keys/claim"));
+        let Ok((status, answer)) = call(request, token, Some(&wanted)).await else {
+            break;
+        };
+        assert_eq!(status, 200, "{answer}");
+        let keys = answer["one_time_keys"]["@alice:localhost"]["PHONE"].as_object();
+        given.extend(keys.into_iter().flatten().map(|(id, _)| id.clone()));
+    }
+    given
+}
+
+/// Uploads keys until the node is gone; what was not answered is uploaded again in the next life. `made` is how many are
+/// known to be there.
+async fn upload(
+    client: &reqwest::Client,
+    url: &str,
+    token: &str,
+    made: &mut usize,
+    stop: &AtomicBool,
+) {
+    while !stop.load(Ordering::Relaxed) {
+        let keys = (*made..*made + 10).map(|n| (format!("a:{n}"), json!({ "key": n })));
+        let body = json!({ "one_time_keys": Value::Object(keys.collect()) });
+        let request = client.post(format!("{url}/keys/upload"));
+        let Ok((status, answer)) = call(request, token, Some(&body)).await else {
+            return;
+        };
+        match status {
+            200 => *made += 10,
+            // There are enough, so nobody claims them fast enough.
+            413 => Clock::real().sleep(Duration::from_millis(5)).await,
+            // Some of them were given meanwhile, and cannot come again.
+            _ => panic!("{answer}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_one_time_key_is_given_twice_over_any_kill() {
+    let kills = setting("KONTOR_CRASH_KILLS").unwrap_or(20_u64);
+    let (entropy, clock) = (moments(), Clock::real());
+    let client = connecting();
+    let directory = tempfile::tempdir().expect("a directory");
+    let node = Node::start(directory.path());
+    let body = json!({ "username": "alice", "password": "correct horse", "device_id": "PHONE",
+        "auth": { "type": "m.login.dummy" } });
+    let request = client.post(format!("{}/register", node.url));
+    let (status, answer) = call(request, "", Some(&body)).await.expect("an answer");
+    assert_eq!(status, 200, "{answer}");
+    let alice = answer["access_token"].as_str().expect("a token").to_owned();
+    let bob = register(&client, &node.url, "bob").await;
+    node.kill();
+
+    let (mut made, mut seen) = (0, HashSet::new());
+    for _ in 0..kills {
+        check(directory.path());
+        let node = Node::start(directory.path());
+        let (stop, url) = (AtomicBool::new(false), node.url.clone());
+        let claims = (0..CLAIMERS).map(|_| claim(&client, &url, &bob, &stop));
+        let moment = Duration::from_millis(20 + entropy.number() % 250);
+        let killed = async {
+            clock.sleep(moment).await;
+            node.kill();
+            stop.store(true, Ordering::Relaxed);
+        };
+        let uploads = upload(&client, &url, &alice, &mut made, &stop);
+        let (given, (), ()) = tokio::join!(futures_util::future::join_all(claims), uploads, killed);
+        for id in given.into_iter().flatten() {
+            assert!(seen.insert(id.clone()), "{id} is given twice");
+        }
+    }
+
+    check(directory.path());
+    let node = Node::start(directory.path());
+    let (stop, url) = (AtomicBool::new(false), node.url.clone());
+    let ends = async {
+        clock.sleep(Duration::from_secs(1)).await;
+        stop.store(true, Ordering::Relaxed);
+    };
+    let (rest, ()) = tokio::join!(claim(&client, &url, &bob, &stop), ends);
+    for id in rest {
+        assert!(seen.insert(id.clone()), "{id} is given twice");
+    }
+    // What was uploaded was given, but for the answers that were lost with the node.
+    let lost = made.saturating_sub(seen.len());
+    println!(
+        "{made} keys uploaded, {} given once over {kills} kills, {lost} answers lost",
+        seen.len()
+    );
+    let most = usize::try_from(kills).expect("it is small") * CLAIMERS;
+    assert!(lost <= most, "{lost} keys were lost");
+    assert!(!seen.is_empty(), "nothing was given, so nothing was tried");
     node.kill();
 }

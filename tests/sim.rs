@@ -14,6 +14,8 @@
 // Futures of whole use cases on several nodes lie deep in each other.
 #![recursion_limit = "256"]
 
+#[path = "it/identity.rs"]
+mod identity;
 #[expect(dead_code, reason = "the tests of single endpoints need more of it")]
 #[path = "it/room.rs"]
 mod room;
@@ -28,8 +30,12 @@ mod several;
 mod deeds;
 #[path = "sim/follower.rs"]
 mod follower;
+#[path = "sim/quiet.rs"]
+mod quiet;
 #[path = "sim/rest.rs"]
 mod rest;
+#[path = "sim/truth.rs"]
+mod truth;
 #[path = "sim/world.rs"]
 mod world;
 

@@ -38,9 +38,8 @@ pub struct Identity {
     key: PathBuf,
     /// Makes these two files, when they are not the administrator's.
     authority: Option<Authority>,
-    /// The server name and `federation.ca_files`, for saying what ends.
+    /// The server name, for saying what ends.
     name: String,
-    ca_files: Vec<PathBuf>,
     clock: Clock,
     current: RwLock<Current>,
     reminded: Mutex<Option<Instant>>,
@@ -76,7 +75,6 @@ impl Identity {
             key,
             authority,
             name: in_certificate(config.server.name.host()),
-            ca_files: config.federation.ca_files.clone(),
             clock,
             reminded: Mutex::default(),
         })
@@ -88,11 +86,12 @@ impl Identity {
     }
 
     /// Renews the certificate if it is soon over and that can be done here, and reads the files again. Says whether
-    /// anything is different. Blocks.
+    /// anything is different. `ca_files` are those of the configuration, by which it is known whose certificate ends soon.
+    /// Blocks.
     ///
     /// # Errors
     /// When a file cannot be used; then what was read before stays in force.
-    pub fn refresh(&self) -> Result<bool, TlsError> {
+    pub fn refresh(&self, ca_files: &[PathBuf]) -> Result<bool, TlsError> {
         if let Some(authority) = &self.authority {
             authority.renew()?;
         } else if let Some(made) = renew_on_this_machine(&self.certificate, &self.key, &self.clock)?
@@ -104,33 +103,32 @@ impl Identity {
         if is_other {
             *self.current.write() = new;
         }
-        self.remind();
+        self.remind(ca_files);
         Ok(is_other)
     }
 
     /// Says now and then that somebody else must renew the certificate.
-    fn remind(&self) {
+    fn remind(&self, ca_files: &[PathBuf]) {
         let now = self.clock.instant();
         let is_said = |at: Instant| now - at < REMIND;
         if self.authority.is_some() || self.reminded.lock().is_some_and(is_said) {
             return;
         }
-        if let Some(advice) = self.ends_soon() {
+        if let Some(advice) = self.ends_soon(ca_files) {
             *self.reminded.lock() = Some(now);
             tracing::warn!(certificate = %self.certificate.display(), "the certificate ends soon: {advice}");
         }
     }
 
     /// What to do about a certificate that is soon over.
-    fn ends_soon(&self) -> Option<String> {
+    fn ends_soon(&self, ca_files: &[PathBuf]) -> Option<String> {
         let chain = self.current.read().chain.clone();
         let now = Duration::from_millis(self.clock.now_ms());
         let ends = |roots: &[CertificateDer<'static>], before: Duration| {
             let good = |then| is_vouched_for(roots, &chain, &self.name, then);
             good(now) && !good(now + before)
         };
-        let ours: Vec<_> = self
-            .ca_files
+        let ours: Vec<_> = ca_files
             .iter()
             .filter_map(|file| read_certificates(file).ok())
             .collect();
@@ -281,12 +279,12 @@ mod tests {
             ["ca.pem", "server.pem"].map(|name| file_in(directory.path(), name));
 
         clock.advance(DAY * 300);
-        identity.refresh().unwrap();
+        identity.refresh(&[]).unwrap();
         drop(Identity::open(&config, clock.clone()).unwrap());
         assert_eq!(file_in(directory.path(), "server.pem"), first);
 
         clock.advance(DAY * 80);
-        identity.refresh().unwrap();
+        identity.refresh(&[]).unwrap();
         assert_ne!(file_in(directory.path(), "server.pem"), first);
         assert_eq!(file_in(directory.path(), "ca.pem"), authority);
     }
@@ -332,28 +330,28 @@ mod tests {
         let mut config = config(directory.path());
         config.listen.tls_certificate = Some(pem.clone());
         config.listen.tls_key = Some(key.clone());
-        config.federation.ca_files = vec![authority.certificate()];
+        let ours = [authority.certificate()];
         let identity = Identity::open(&config, clock.clone()).unwrap();
-        assert!(!identity.refresh().unwrap());
-        assert_eq!(identity.ends_soon(), None);
+        assert!(!identity.refresh(&ours).unwrap());
+        assert_eq!(identity.ends_soon(&ours), None);
         clock.advance(DAY * 370);
-        let advice = identity.ends_soon().expect("a month is left");
+        let advice = identity.ends_soon(&ours).expect("a month is left");
         assert!(
             advice.contains("kontor ca issue office.example"),
             "{advice}"
         );
-        assert!(!identity.refresh().unwrap());
+        assert!(!identity.refresh(&ours).unwrap());
         assert!(identity.reminded.lock().is_some());
 
         let before = identity.current();
         issue();
-        assert!(identity.refresh().unwrap());
+        assert!(identity.refresh(&ours).unwrap());
         assert!(!Arc::ptr_eq(&before, &identity.current()));
-        assert_eq!(identity.ends_soon(), None);
+        assert_eq!(identity.ends_soon(&ours), None);
         // Half written: what was read before stays.
         fs::write(&pem, "-----BEGIN").unwrap();
         let before = identity.current();
-        assert!(identity.refresh().is_err());
+        assert!(identity.refresh(&ours).is_err());
         assert!(Arc::ptr_eq(&before, &identity.current()));
     }
 

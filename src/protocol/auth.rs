@@ -19,6 +19,8 @@ use serde_json::value::RawValue;
 
 use super::{integrity::create_of_room_id, version};
 
+pub mod owned;
+
 /// Who may send `@room` when the power levels do not say. See `m.room.power_levels`, `notifications`.
 const DEFAULT_NOTIFY_ROOM: i64 = 50;
 
@@ -117,6 +119,20 @@ pub fn check_against<E: state_res::Event>(
     event: &impl state_res::Event,
     lookup_state: impl Fn(&StateEventType, &str) -> Option<E>,
 ) -> Result<(), Denied> {
+    let key = event.state_key().unwrap_or_default();
+    if version::has_owned_state(rules)
+        && owned::is_owned(event.event_type(), key)
+        && key != event.sender().as_str()
+    {
+        owned::check(rules, event.sender(), key, &lookup_state)?;
+        let event = owned::Unowned(event);
+        let rules = &rules.authorization;
+        return Ok(check_state_dependent_auth_rules(
+            rules,
+            event,
+            lookup_state,
+        )?);
+    }
     Ok(check_state_dependent_auth_rules(
         &rules.authorization,
         event,

@@ -52,13 +52,31 @@ pub struct Relation {
     pub event_id: OwnedEventId,
 }
 
-/// The transaction by which a local device sent an event; only that device is told.
+/// The transaction by which a local device sent an event; only that device is told. Of one that has waited for its time
+/// (MSC4140) it is the id by which it did, of no device; all devices of the sender are told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
     /// The sending device.
     pub device_id: String,
     /// Its transaction id.
     pub txn_id: String,
+}
+
+impl Origin {
+    /// Of an event that has waited under this id. No device has an empty name.
+    #[must_use]
+    pub fn delayed(delay_id: &str) -> Self {
+        Self {
+            device_id: String::new(),
+            txn_id: delay_id.to_owned(),
+        }
+    }
+
+    /// The id under which the event has waited, if it has.
+    #[must_use]
+    pub fn delay_id(&self) -> Option<&str> {
+        self.device_id.is_empty().then_some(&self.txn_id)
+    }
 }
 
 /// The fixed part of an event: everything that authorisation, filters, visibility and push ask about first.

@@ -13,6 +13,8 @@ pub struct Unsigned {
     pub age: Option<i64>,
     /// The asking device's own transaction id.
     pub transaction_id: Option<String>,
+    /// The id under which the asker's own event has waited for its time. See MSC4140.
+    pub delay_id: Option<String>,
     /// The asker's membership at the time of the event.
     pub membership: Option<String>,
     /// The content of the state event that this one replaced, as JSON.
@@ -71,6 +73,13 @@ pub fn push_client(out: &mut String, event: &Event, shape: Shape, unsigned: &Uns
 pub fn stripped(event: &Event) -> String {
     let is_create = event.header.event_type == TimelineEventType::RoomCreate;
     strip(event, is_create, is_create)
+}
+
+/// The membership of whoever is invited or knocks, beside [`stripped`] events: with id and time, by which apps say when
+/// it was and sort what waits for an answer. It is about the user, so nothing of the room is told by it.
+#[must_use]
+pub fn stripped_membership(event: &Event) -> String {
+    strip(event, true, true)
 }
 
 /// An event as those see it who look at the tree of a space: with its time, by which children are ordered. See
@@ -169,6 +178,7 @@ fn push_unsigned(out: &mut String, unsigned: &Unsigned) {
     }
     for (name, text) in [
         ("transaction_id", unsigned.transaction_id.as_deref()),
+        ("org.matrix.msc4140.delay_id", unsigned.delay_id.as_deref()),
         ("membership", unsigned.membership.as_deref()),
         ("prev_sender", unsigned.prev_sender.as_deref()),
         (

@@ -19,6 +19,7 @@ pub mod pairing;
 pub mod path;
 pub mod policy;
 pub mod push;
+pub mod replacement;
 pub mod resolve;
 pub mod searchable;
 pub mod server_keys;

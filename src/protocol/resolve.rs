@@ -2,8 +2,8 @@
 //!
 //! Only what the states disagree about is given and answered. The algorithm of room versions 2 to 12 is ruma's; beside
 //! the conflicts it is handed just those agreed events that the authorisation rules can ask for, which gives the same
-//! result as handing it the whole states, as a test shows. That of room version 1 is in [`v1`]. See "State resolution"
-//! of room versions 1, 2 and 12.
+//! result as handing it the whole states, as a test shows. That of room version 1 is in [`v1`], and [`v2`] has the one of
+//! version 2 once more for the versions whose rules ruma does not know. See "State resolution" of room versions 1, 2 and 12.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -14,9 +14,10 @@ use ruma::{
     state_res::{self, Event as _, StateMap, utils::event_id_set::EventIdSet},
 };
 
-use super::{auth, event::Event};
+use super::{auth, event::Event, version};
 
 mod v1;
+mod v2;
 
 /// Why states can not be resolved.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -71,23 +72,18 @@ fn resolve_v2(
         auth_difference,
         subgraph,
     } = sources;
-    let Some(v2_rules) = rules.state_res.v2_rules() else {
-        return Err(Unresolvable::Malformed(
-            "the room version does not use this algorithm".to_owned(),
-        ));
-    };
-
     let conflicted = forks.iter().flat_map(|fork| fork.values());
-    let full_conflicted: HashSet<&OwnedEventId> = conflicted
+    let full_conflicted: HashSet<OwnedEventId> = conflicted
         .chain(&auth_difference)
         .chain(&subgraph)
+        .cloned()
         .collect();
     let mut needed = HashSet::from([
         (StateEventType::RoomCreate, String::new()),
         (StateEventType::RoomPowerLevels, String::new()),
         (StateEventType::RoomJoinRules, String::new()),
     ]);
-    for id in full_conflicted {
+    for id in &full_conflicted {
         let event = event(id).ok_or_else(|| Unresolvable::Missing(id.clone()))?;
         let header = &event.header;
         // What is agreed about an event's own key takes its place in the end.
@@ -110,6 +106,19 @@ fn resolve_v2(
         .into_iter()
         .filter_map(|key| agreed(&key.0, &key.1).map(|id| (key, id)))
         .collect();
+    if version::has_owned_state(rules) {
+        // Who may write what is judged by rules that ruma's algorithm does not have.
+        let resolved = v2::resolve(rules, &common, &full_conflicted, event)?;
+        return Ok(resolved
+            .into_iter()
+            .filter(|(key, _)| !common.contains_key(key))
+            .collect());
+    }
+    let Some(v2_rules) = rules.state_res.v2_rules() else {
+        return Err(Unresolvable::Malformed(
+            "the room version does not use this algorithm".to_owned(),
+        ));
+    };
     let states: Vec<StateMap<OwnedEventId>> = forks
         .iter()
         .map(|fork| {

@@ -5,7 +5,10 @@
 use ruma::events::TimelineEventType;
 use serde::{Deserialize, de::IgnoredAny};
 
-use super::event::{Event, Header};
+use super::{
+    event::{Event, Header},
+    replacement::REPLACE,
+};
 
 /// Where in an event a text stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -71,9 +74,6 @@ impl Key {
         Self::of(&header.event_type, header.state_key.as_deref()).filter(|_| is_shown)
     }
 }
-
-/// How edits relate to what they replace.
-pub const REPLACE: &str = "m.replace";
 
 /// Whether this event says that it takes the place of what another one says.
 #[must_use]

@@ -3,11 +3,12 @@
 //! The differences themselves are ruma's [`RoomVersionRules`]; nothing else in the project compares version numbers.
 //! See "Room versions" in the specification.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::LazyLock};
 
 use ruma::{
-    RoomVersionId, api::client::discovery::get_capabilities::v3::RoomVersionStability,
-    room_version_rules::RoomVersionRules,
+    RoomVersionId,
+    api::client::discovery::get_capabilities::v3::RoomVersionStability,
+    room_version_rules::{RoomVersionDisposition, RoomVersionRules},
 };
 
 /// The version of new rooms, unless the configuration says otherwise. See "Room versions", default version.
@@ -16,7 +17,7 @@ pub const DEFAULT: RoomVersionId = RoomVersionId::V12;
 /// The version of a room whose create event does not name one. See `m.room.create`.
 pub const UNNAMED: RoomVersionId = RoomVersionId::V1;
 
-/// All served versions, oldest first.
+/// All served versions of the specification, oldest first.
 pub const SUPPORTED: [RoomVersionId; 12] = [
     RoomVersionId::V1,
     RoomVersionId::V2,
@@ -31,6 +32,32 @@ pub const SUPPORTED: [RoomVersionId; 12] = [
     RoomVersionId::V11,
     RoomVersionId::V12,
 ];
+
+/// Versions that are tried out, by what they are made from. In their rooms state can belong to a user. See MSC3757.
+const OWNED_STATE: [&str; 2] = ["org.matrix.msc3757.10", "org.matrix.msc3757.11"];
+
+static OWNED_STATE_RULES: LazyLock<[RoomVersionRules; 2]> = LazyLock::new(|| {
+    [RoomVersionRules::V10, RoomVersionRules::V11].map(|mut rules| {
+        rules.disposition = RoomVersionDisposition::Unstable;
+        rules
+    })
+});
+
+/// Whether a state key that begins with a user's id lets others write to that user's state. No other version that is served
+/// is unstable.
+#[must_use]
+pub fn has_owned_state(rules: &RoomVersionRules) -> bool {
+    matches!(rules.disposition, RoomVersionDisposition::Unstable)
+}
+
+/// All served versions: those of the specification, and those that are tried out.
+#[must_use]
+pub fn served() -> Vec<RoomVersionId> {
+    let tried_out = OWNED_STATE
+        .iter()
+        .filter_map(|name| RoomVersionId::try_from(*name).ok());
+    SUPPORTED.into_iter().chain(tried_out).collect()
+}
 
 /// What holds in rooms of `version`, or `None` when this node does not serve it.
 #[must_use]
@@ -48,7 +75,11 @@ pub fn rules(version: &RoomVersionId) -> Option<&'static RoomVersionRules> {
         RoomVersionId::V10 => &RoomVersionRules::V10,
         RoomVersionId::V11 => &RoomVersionRules::V11,
         RoomVersionId::V12 => &RoomVersionRules::V12,
-        _ => return None,
+        other => {
+            let all = OWNED_STATE.iter().zip(&*OWNED_STATE_RULES);
+            let mut named = all.filter(|(name, _)| **name == other.as_str());
+            return named.next().map(|(_, rules)| rules);
+        }
     })
 }
 
@@ -64,9 +95,13 @@ pub fn counts_characters(rules: &RoomVersionRules, member: &str) -> bool {
 /// The served versions as clients are told them. See "Capabilities negotiation", `m.room_versions`.
 #[must_use]
 pub fn available() -> BTreeMap<RoomVersionId, RoomVersionStability> {
-    SUPPORTED
+    let stability = |version: &RoomVersionId| match rules(version) {
+        Some(rules) if has_owned_state(rules) => RoomVersionStability::Unstable,
+        _ => RoomVersionStability::Stable,
+    };
+    served()
         .into_iter()
-        .map(|version| (version, RoomVersionStability::Stable))
+        .map(|version| (version.clone(), stability(&version)))
         .collect()
 }
 
@@ -83,8 +118,24 @@ mod tests {
             let theirs = version.rules().expect("ruma knows the version");
             assert_eq!(format!("{ours:?}"), format!("{theirs:?}"), "{version}");
         }
-        assert_eq!(available().len(), SUPPORTED.len());
+        assert_eq!(available().len(), SUPPORTED.len() + 2);
         assert!(rules(&DEFAULT).is_some() && rules(&UNNAMED).is_some());
+    }
+
+    #[test]
+    fn versions_with_owned_state_are_their_origins_but_for_that() {
+        for (name, origin) in [
+            ("org.matrix.msc3757.10", RoomVersionId::V10),
+            ("org.matrix.msc3757.11", RoomVersionId::V11),
+        ] {
+            let version = RoomVersionId::try_from(name).expect("a version name");
+            let mut ours = rules(&version).expect("it is served").clone();
+            assert!(has_owned_state(&ours) && !has_owned_state(rules(&origin).expect("served")));
+            assert_eq!(available()[&version], RoomVersionStability::Unstable);
+            ours.disposition = RoomVersionDisposition::Stable;
+            let origin = origin.rules().expect("ruma knows the version");
+            assert_eq!(format!("{ours:?}"), format!("{origin:?}"));
+        }
     }
 
     #[test]

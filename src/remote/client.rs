@@ -27,14 +27,14 @@ use tokio::{net::TcpStream, sync::Semaphore, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
-    address,
+    Reloaded, address,
     body::{collect, compressed, whole},
     connection::{Connector, kind_of, kind_of_io},
     dns::{Dns, FixedNames},
     error::Kind,
     peers::{Peer, Peers},
     resolver::{Resolver, Route, Target},
-    trust::{Trust, TrustError},
+    trust::{Public, Trust, TrustError},
 };
 use crate::{
     clock::Clock,
@@ -113,6 +113,7 @@ pub struct Network(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
+    /// As it was at the start: for what does not change.
     federation: Federation,
     peers: Peers,
     dns: Dns,
@@ -184,22 +185,26 @@ impl Network {
         })))
     }
 
-    /// Reads the files with authorities again; says whether anything is different. Then new connections are made, as the
-    /// old ones may rest on an authority that is trusted no more. Blocks.
-    ///
-    /// # Errors
-    /// When a file cannot be used; then what was read before stays in force.
-    pub fn reload(&self) -> Result<bool, TrustError> {
+    /// See [`Remote::reload`](super::Remote::reload). Where anything is different new connections are made, as the old ones
+    /// may rest on an authority that is trusted no more, or lead elsewhere.
+    pub(super) fn reload(
+        &self,
+        federation: &Federation,
+        paired: impl FnMut(&ServerName) -> Option<Peer>,
+    ) -> Result<Reloaded, TrustError> {
         let shared = &self.0;
-        let is_other = shared.trust.reload(&shared.federation)?;
-        if is_other {
+        // What fails does so before anything is changed.
+        let public = Public::load(federation)?;
+        let peers = shared.peers.reload(federation, paired)?;
+        let authorities = shared.trust.replace(public);
+        if authorities {
             shared.peers.forget_tls();
-        }
-        let changed = shared.peers.reload(&shared.federation)? || is_other;
-        if changed {
             shared.servers.clear();
         }
-        Ok(changed)
+        for peer in &peers {
+            self.reconnect(peer);
+        }
+        Ok(Reloaded { authorities, peers })
     }
 
     /// Connects to a server, wherever it is now.

@@ -93,6 +93,15 @@ struct Shared {
     transport: Transport,
 }
 
+/// What is different since the configuration was read again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reloaded {
+    /// Whether other authorities may vouch for any server.
+    pub authorities: bool,
+    /// The peers that came, went or are otherwise now.
+    pub peers: Vec<OwnedServerName>,
+}
+
 impl Remote {
     /// Others as the server `name` sees them, which signs with `key`.
     pub fn new(
@@ -154,6 +163,25 @@ impl Remote {
     pub fn remove_peer(&self, server: &ServerName) {
         self.0.peers.remove(server);
         self.reconnect(server);
+    }
+
+    /// Takes the peer table of a configuration, and reads the certificates that it names; the rest of it does not count. Where
+    /// it has a peer no more that the one before had, the one of `paired` counts again. Blocks.
+    ///
+    /// # Errors
+    /// When a file cannot be used; then everything stays as it was.
+    pub fn reload(
+        &self,
+        federation: &Federation,
+        paired: impl FnMut(&ServerName) -> Option<Peer>,
+    ) -> Result<Reloaded, TrustError> {
+        match &self.0.transport {
+            Transport::Network(network) => network.reload(federation, paired),
+            Transport::Memory(_) => Ok(Reloaded {
+                authorities: false,
+                peers: self.0.peers.reload(federation, paired)?,
+            }),
+        }
     }
 
     /// Has the next request to a server begin with a new connection, as there is a reason to think that the kept ones are

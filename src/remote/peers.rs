@@ -1,6 +1,7 @@
 //! The peer table: the servers that the administrator knows, from the configuration and from pairing.
 //!
-//! It is looked into for every request, so it is a map that is replaced as a whole when a peer comes or goes.
+//! It is looked into for every request, so it is a map in memory, which changes when a peer comes or goes and when the
+//! configuration is read again.
 
 use std::{
     collections::BTreeMap,
@@ -71,7 +72,11 @@ type Table = BTreeMap<OwnedServerName, Arc<Known>>;
 
 /// The peers of this node. Clones are the same table.
 #[derive(Clone, Debug)]
-pub(super) struct Peers(Arc<RwLock<Table>>);
+pub(super) struct Peers {
+    table: Arc<RwLock<Table>>,
+    /// Whether the certificates are read that the configuration names.
+    reads_files: bool,
+}
 
 impl Peers {
     /// Those of the configuration, with the certificates that it names.
@@ -79,49 +84,67 @@ impl Peers {
     /// # Errors
     /// When a file cannot be read or holds no certificate.
     pub(super) fn load(federation: &Federation) -> Result<Self, TrustError> {
-        Ok(Self(Arc::new(RwLock::new(configured(federation, true)?))))
+        Ok(Self {
+            table: Arc::new(RwLock::new(configured(federation, true)?)),
+            reads_files: true,
+        })
     }
 
     /// Those of the configuration where no certificates are shown.
     pub(super) fn without_certificates(federation: &Federation) -> Self {
         let table = configured(federation, false).unwrap_or_default();
-        Self(Arc::new(RwLock::new(table)))
+        Self {
+            table: Arc::new(RwLock::new(table)),
+            reads_files: false,
+        }
     }
 
-    /// Reads the certificates again that the configuration names; says whether anything is different.
+    /// Takes the peers of a configuration in the place of those of the one before, with the certificates that it names.
+    /// Where it has one no more, the one of `paired` counts again. Says of which servers anything is different.
     ///
     /// # Errors
     /// As [`load`](Self::load); then nothing is changed.
-    pub(super) fn reload(&self, federation: &Federation) -> Result<bool, TrustError> {
-        let fresh = configured(federation, true)?;
-        let mut table = self.0.write();
-        let is_same = |(name, new): (&OwnedServerName, &Arc<Known>)| {
-            table.get(name).is_some_and(|old| old.peer == new.peer)
-        };
-        if fresh.iter().all(is_same) {
-            return Ok(false);
+    pub(super) fn reload(
+        &self,
+        federation: &Federation,
+        mut paired: impl FnMut(&ServerName) -> Option<Peer>,
+    ) -> Result<Vec<OwnedServerName>, TrustError> {
+        let mut fresh = configured(federation, self.reads_files)?;
+        let mut table = self.table.write();
+        let gone = table.iter().filter(|(_, old)| old.peer.is_configured);
+        let gone = gone.filter(|(name, _)| !fresh.contains_key(*name));
+        let gone: Vec<_> = gone.map(|(name, _)| name.clone()).collect();
+        fresh.retain(|name, new| table.get(name).is_none_or(|old| old.peer != new.peer));
+        let changed = gone.iter().chain(fresh.keys()).cloned().collect();
+        for name in &gone {
+            // Asked under the lock: whoever pairs writes it down first, and puts it here then.
+            if let Some(peer) = paired(name) {
+                fresh.insert(name.clone(), known_as(peer));
+            } else {
+                table.remove(name);
+            }
         }
         table.extend(fresh);
-        Ok(true)
+        Ok(changed)
     }
 
     /// Forgets how connections are secured, because the authorities that all trust have changed.
     pub(super) fn forget_tls(&self) {
-        for known in self.0.write().values_mut() {
+        for known in self.table.write().values_mut() {
             *known = known_as(known.peer.clone());
         }
     }
 
     pub(super) fn get(&self, server: &ServerName) -> Option<Arc<Known>> {
-        self.0.read().get(server).cloned()
+        self.table.read().get(server).cloned()
     }
 
     pub(super) fn contains(&self, server: &ServerName) -> bool {
-        self.0.read().contains_key(server)
+        self.table.read().contains_key(server)
     }
 
     pub(super) fn all(&self) -> Vec<(OwnedServerName, Peer)> {
-        let table = self.0.read();
+        let table = self.table.read();
         let all = table.iter();
         all.map(|(name, known)| (name.clone(), known.peer.clone()))
             .collect()
@@ -129,7 +152,7 @@ impl Peers {
 
     /// Adds or replaces a peer; one of the configuration stays as it is.
     pub(super) fn put(&self, server: &ServerName, peer: Peer) {
-        let mut table = self.0.write();
+        let mut table = self.table.write();
         if !table.get(server).is_some_and(|old| old.peer.is_configured) {
             table.insert(server.to_owned(), known_as(peer));
         }
@@ -137,7 +160,7 @@ impl Peers {
 
     /// Takes a peer away, unless it is one of the configuration.
     pub(super) fn remove(&self, server: &ServerName) {
-        let mut table = self.0.write();
+        let mut table = self.table.write();
         if table.get(server).is_some_and(|old| !old.peer.is_configured) {
             table.remove(server);
         }
@@ -201,12 +224,82 @@ mod tests {
         assert_eq!(address(a), Some(owned_server_name!("10.8.0.9")));
         assert_eq!(address(b), Some(owned_server_name!("10.8.0.2")));
         assert_eq!(peers.schedule(b), Schedule::peer(Duration::from_secs(60)));
-        assert!(!peers.reload(&federation).unwrap());
+        assert!(peers.reload(&federation, |_| None).unwrap().is_empty());
         assert!(peers.contains(b), "reading files again forgets nobody");
         for server in [a, b] {
             peers.remove(server);
         }
         assert!(peers.contains(a) && !peers.contains(b));
         assert_eq!(peers.schedule(b), Schedule::stranger());
+    }
+    #[test]
+    fn another_configuration_replaces_its_own_peers_alone() {
+        let address = |text: &str| Some(ServerName::parse(text).unwrap());
+        let federation = |names: &[(&str, &str)]| {
+            let peers = names.iter().map(|(name, place)| {
+                let peer = config::Peer {
+                    address: address(place),
+                    ..config::Peer::default()
+                };
+                (ServerName::parse(name).unwrap(), peer)
+            });
+            Federation {
+                peers: peers.collect(),
+                ..Federation::default()
+            }
+        };
+        let peers = Peers::load(&federation(&[
+            ("a.example", "10.8.0.1"),
+            ("b.example", "10.8.0.2"),
+            ("c.example", "10.8.0.3"),
+        ]))
+        .unwrap();
+        let paired = Peer::paired(owned_server_name!("10.9.0.9"), Voucher::Public);
+        peers.put(server_name!("d.example"), paired.clone());
+        let reload = |federation: &Federation| {
+            let stored = |name: &ServerName| (name == "b.example").then(|| paired.clone());
+            peers.reload(federation, stored)
+        };
+        let places = || -> Vec<_> {
+            let all = peers.all().into_iter();
+            all.map(|(name, peer)| format!("{name} {}", peer.address.unwrap()))
+                .collect()
+        };
+        let next = federation(&[("a.example", "10.8.0.1"), ("e.example", "10.8.0.5")]);
+        let mut changed = reload(&next).unwrap();
+        changed.sort();
+        assert_eq!(changed, ["b.example", "c.example", "e.example"]);
+        let expect = [
+            "a.example 10.8.0.1",
+            "b.example 10.9.0.9",
+            "d.example 10.9.0.9",
+            "e.example 10.8.0.5",
+        ];
+        assert_eq!(places(), expect);
+        assert!(reload(&next).unwrap().is_empty());
+        // What it names cannot be read, so nothing of it counts.
+        let mut broken = federation(&[]);
+        let peer = config::Peer {
+            ca: Some("/nowhere.pem".into()),
+            ..config::Peer::default()
+        };
+        broken.peers.insert(owned_server_name!("f.example"), peer);
+        assert!(reload(&broken).is_err());
+        assert_eq!(places(), expect);
+        let other = federation(&[("a.example", "10.8.0.7"), ("b.example", "10.8.0.2")]);
+        assert_eq!(
+            reload(&other).unwrap(),
+            ["e.example", "a.example", "b.example"]
+        );
+        assert_eq!(
+            places(),
+            [
+                "a.example 10.8.0.7",
+                "b.example 10.8.0.2",
+                "d.example 10.9.0.9"
+            ]
+        );
+        peers.remove(server_name!("b.example"));
+        assert!(peers.contains(server_name!("b.example")));
     }
 }

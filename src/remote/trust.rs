@@ -43,7 +43,7 @@ pub(super) struct Trust {
 
 /// Whom anybody may be vouched for by.
 #[derive(Debug)]
-struct Public {
+pub(super) struct Public {
     /// Those of `federation.ca_files`.
     authorities: Vec<CertificateDer<'static>>,
     /// For everybody without rules of their own, once it was needed.
@@ -51,7 +51,11 @@ struct Public {
 }
 
 impl Public {
-    fn load(federation: &Federation) -> Result<Self, TrustError> {
+    /// Those of the files that the configuration names.
+    ///
+    /// # Errors
+    /// When one cannot be read or holds no certificate.
+    pub(super) fn load(federation: &Federation) -> Result<Self, TrustError> {
         let mut authorities = Vec::new();
         for file in &federation.ca_files {
             authorities.extend(read(file)?);
@@ -83,18 +87,14 @@ impl Trust {
         })
     }
 
-    /// Reads them again; says whether anything is different.
-    ///
-    /// # Errors
-    /// As [`load`](Self::load); then nothing is changed.
-    pub(super) fn reload(&self, federation: &Federation) -> Result<bool, TrustError> {
-        let fresh = Public::load(federation)?;
+    /// Trusts these from now on; says whether anything is different.
+    pub(super) fn replace(&self, fresh: Public) -> bool {
         let mut public = self.public.write();
         let is_other = fresh.authorities != public.authorities;
         if is_other {
             *public = fresh;
         }
-        Ok(is_other)
+        is_other
     }
 
     /// For any web server: authorities of the system and of the configuration.

@@ -1,11 +1,15 @@
-//! The rows of events that are to be sent later: one for each, and how it is found by its user and by its time.
+//! The rows of events that are to be sent later: one for each, how it is found by its user and by its time, and what is left
+//! of it afterwards.
 
 use crate::{
     error::Result,
     protocol::ids::UserNid,
     store::{
         Batch, View,
-        schema::{DELAYED_DUE, DELAYED_EVENTS, DELAYED_OF, DELAYED_TRANSACTIONS, DelayedRow},
+        schema::{
+            DELAYED_DUE, DELAYED_ENDED, DELAYED_ENDED_OF, DELAYED_EVENTS, DELAYED_OF,
+            DELAYED_TRANSACTIONS, DelayedRow,
+        },
     },
 };
 
@@ -46,7 +50,18 @@ impl Delayed {
     }
 }
 
-/// Removes the answers to all transactions of a user.
-pub(super) fn forget_transactions_of(batch: &mut Batch<'_>, user: UserNid) {
+/// When those of a user ended that are still known, and their ids, the first first.
+pub(super) fn ended_of(view: &View, user: UserNid) -> Result<Vec<(u64, String)>> {
+    let keys = DELAYED_ENDED_OF.scan(view, &(user,));
+    keys.map(|key| key.map(|((_, at, id), ())| (at, id)).map_err(Into::into))
+        .collect()
+}
+
+/// Removes what is left of the events of a user: the answers to all transactions, and `ended`.
+pub(super) fn forget_of(batch: &mut Batch<'_>, user: UserNid, ended: &[(u64, String)]) {
     DELAYED_TRANSACTIONS.delete_all(batch, &(user,));
+    DELAYED_ENDED_OF.delete_all(batch, &(user,));
+    for (_, id) in ended {
+        DELAYED_ENDED.delete(batch, &(id.as_str(),));
+    }
 }

@@ -165,13 +165,13 @@ impl Services {
             stop: stop.clone(),
         };
         let search = Arc::new(Search::new(searched, &config.search));
-        let typing = Arc::new(Typing::new(
+        let typing = Arc::new(Typing::open(
             store.clone(),
             clock.clone(),
             rooms.clone(),
             tasks.clone(),
             stop.clone(),
-        ));
+        )?);
         let receipts = Arc::new(Receipts::new(store.clone(), clock.clone(), rooms.clone()));
         let threads = Arc::new(Threads::new(store.clone(), rooms.clone()));
         let presence = Arc::new(Presence::new(
@@ -241,6 +241,7 @@ impl Services {
             receipts: receipts.clone(),
             presence: presence.clone(),
             encryption: encryption.clone(),
+            threads: threads.clone(),
             entropy: entropy.clone(),
         };
         let sync = Sync::new(store.clone(), clock.clone(), stop.clone(), sources);

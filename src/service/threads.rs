@@ -68,7 +68,20 @@ pub struct ThreadChanges {
     pub more_until: Option<Position>,
 }
 
+impl ThreadChanges {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.subscribed.is_empty() && self.unsubscribed.is_empty()
+    }
+}
+
 impl Threads {
+    /// How many changes one answer tells if nothing is said.
+    pub const USUAL: usize = 100;
+
+    /// How many at most.
+    pub const MOST: usize = 512;
+
     /// Nothing is kept in memory.
     pub fn new(store: Store, rooms: Arc<Rooms>) -> Self {
         Self {

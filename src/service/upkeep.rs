@@ -50,6 +50,11 @@ impl Services {
                 tracing::error!(%error, "old transactions of delayed events could not be removed");
             }
             if round.is_multiple_of(ROUNDS_PER_SWEEP)
+                && let Err(error) = self.delayed.forget_ended()
+            {
+                tracing::error!(%error, "delayed events that have ended could not be forgotten");
+            }
+            if round.is_multiple_of(ROUNDS_PER_SWEEP)
                 && let Err(error) = self.encryption.forget_sent()
             {
                 tracing::error!(%error, "old transactions of devices could not be removed");

@@ -176,6 +176,10 @@ impl<'s> Batch<'s> {
         self.writes.put_cf(self.inner.table(table), key, value);
     }
 
+    pub(super) fn merge(&mut self, table: &'static str, key: &[u8], value: &[u8]) {
+        self.writes.merge_cf(self.inner.table(table), key, value);
+    }
+
     pub(super) fn delete(&mut self, table: &'static str, key: &[u8]) {
         self.note_change(table, key);
         self.note_account(table, key);

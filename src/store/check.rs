@@ -4,11 +4,9 @@ mod delayed;
 mod encryption;
 mod federation;
 mod people;
+mod relations;
 
-use std::{
-    collections::BTreeMap,
-    fmt::{Debug, Display},
-};
+use std::fmt::{Debug, Display};
 
 use ruma::{ServerName, events::room::member::MembershipState};
 use serde::de::IgnoredAny;
@@ -21,9 +19,9 @@ use super::{
         ACCESS_TOKENS, ACCOUNT_DATA, ACCOUNT_DATA_CHANGES, ACCOUNTS, ALIASES, AUTH_EDGES,
         CURRENT_STATE, DEVICES, EVENT_NIDS, EVENTS, FILTERS, HeadRow, KEY_DOCUMENTS, LOGIN_TOKENS,
         META, NODE, OPENID_TOKENS, PRESENCE, PROFILES, PUBLIC_ROOMS, RECEIPTS, RECEIPTS_OF,
-        REFRESH_TOKENS, REGISTRATION_TOKENS, RELATIONS, ROOM_ALIASES, ROOM_HEADS, ROOM_IDS,
-        ROOM_MEMBERS, ROOM_NIDS, SERVER_KEYS, SERVER_NAMES, SERVER_NIDS, STATE, STATE_KEY_NIDS,
-        STATE_KEYS, THREADS, TIMELINE, TRANSACTIONS, UNREAD, USER_IDS, USER_NIDS, USER_ROOMS,
+        REFRESH_TOKENS, REGISTRATION_TOKENS, ROOM_ALIASES, ROOM_HEADS, ROOM_IDS, ROOM_MEMBERS,
+        ROOM_NIDS, SERVER_KEYS, SERVER_NAMES, SERVER_NIDS, STATE, STATE_KEY_NIDS, STATE_KEYS,
+        TIMELINE, TRANSACTIONS, UNREAD, USER_IDS, USER_NIDS, USER_ROOMS,
     },
     table::Table,
 };
@@ -279,16 +277,7 @@ impl Check<'_> {
     }
 
     fn around_events(&self, say: &mut dyn FnMut(Complaint)) -> Result<()> {
-        self.threads(say)?;
-        self.rows(&RELATIONS, say, |say, (parent, kind, order), row| {
-            if !self.has_event(parent)? || !self.has_event(row.event)? {
-                say(format!(
-                    "the relation {kind} of event {parent} to {} at {order} has an end that is missing",
-                    row.event
-                ));
-            }
-            Ok(())
-        })?;
+        self.relations(say)?;
         self.rows(&RECEIPTS_OF, say, |say, (room, user, kind, thread), row| {
             let listed = RECEIPTS.get(&self.view, &(room, row.position))?;
             if listed.as_ref() != Some(&row) {
@@ -312,34 +301,6 @@ impl Check<'_> {
             }
             Ok(())
         })
-    }
-
-    fn threads(&self, say: &mut dyn FnMut(Complaint)) -> Result<()> {
-        self.rows(&THREADS, say, |say, (room, order, root), ()| {
-            if EVENTS.get(&self.view, &(root,))?.map(|row| row.room) != Some(room) {
-                say(format!(
-                    "thread {root} is listed at {order} in room {room}, which is not its own"
-                ));
-            }
-            Ok(())
-        })?;
-        let mut newest = BTreeMap::new();
-        self.rows(&RELATIONS, say, |_, (root, kind, order), _| {
-            if kind == "m.thread" {
-                newest.insert(root, order);
-            }
-            Ok(())
-        })?;
-        for (root, order) in newest {
-            let row = EVENTS.get(&self.view, &(root,))?;
-            let Some(room) = row.map(|row| row.room) else {
-                continue;
-            };
-            if !THREADS.contains(&self.view, &(room, order, root))? {
-                say(format!("thread {root} of room {room} is not listed"));
-            }
-        }
-        Ok(())
     }
 
     fn sessions(&self, say: &mut dyn FnMut(Complaint)) -> Result<()> {

@@ -24,6 +24,9 @@ use crate::protocol::ids::{RoomNid, ServerNid, StateKeyNid, UserNid};
 /// How many pairs of each kind are kept in memory.
 const CACHED: usize = 20_000;
 
+/// Of how many names of each kind it is kept in memory that they have no number.
+const ABSENT: usize = 1_000;
+
 pub(super) struct Interner {
     rooms: Names<OwnedRoomId, RoomNid>,
     users: Names<OwnedUserId, UserNid>,
@@ -35,6 +38,9 @@ struct Names<S, N> {
     /// The greatest number in use.
     last: Mutex<u64>,
     by_name: Cache<S, N>,
+    /// Names without a number, and the greatest number in use when they had none: as long as that is the greatest, they
+    /// still have none. What no room has, such as an avatar, is asked for again and again.
+    absent: Cache<S, u64>,
     by_number: Cache<N, Arc<S>>,
 }
 
@@ -69,6 +75,7 @@ impl<S: Hash + Eq + Clone, N: Part + Copy + Hash + Eq + From<u64>> Names<S, N> {
         Ok(Self {
             last: Mutex::new(last),
             by_name: Cache::new(CACHED),
+            absent: Cache::new(ABSENT),
             by_number: Cache::new(CACHED),
         })
     }
@@ -89,7 +96,7 @@ impl<S: Hash + Eq + Clone, N: Part + Copy + Hash + Eq + From<u64>> Names<S, N> {
         }
         let mut last = self.last.lock();
         // Somebody else may have been faster.
-        if let Some(number) = self.find(store, numbers, (key, name))? {
+        if let Some(number) = self.read(store, numbers, (key, name))? {
             return Ok(number);
         }
         let number = N::from(*last + 1);
@@ -123,6 +130,23 @@ impl<S: Hash + Eq + Clone, N: Part + Copy + Hash + Eq + From<u64>> Names<S, N> {
         if let Some(number) = self.by_name.get(name) {
             return Ok(Some(number));
         }
+        let last = *self.last.lock();
+        if self.absent.get(name) == Some(last) {
+            return Ok(None);
+        }
+        let found = self.read(store, names, (key, name))?;
+        if found.is_none() {
+            self.absent.insert(name.clone(), last);
+        }
+        Ok(found)
+    }
+
+    fn read<K: Key, Q: AsKey<K>>(
+        &self,
+        store: &Store,
+        names: &Table<K, (N,)>,
+        (key, name): (&Q, &S),
+    ) -> Result<Option<N>> {
         let found = names.get(&store.latest(), key)?.map(|(number,)| number);
         if let Some(number) = found {
             self.by_name.insert(name.clone(), number);

@@ -27,14 +27,17 @@ use super::{
     outgoing::Outgoing,
     schema::{self, META},
     state::StateCache,
-    table::Profile,
+    table::{Profile, sum},
     texts::Texts,
     view::{OwnedSnapshot, Published},
 };
 use crate::protocol::ids::Position;
 
 /// Raised with every change that older programs could not read, or would break by writing.
-const SCHEMA_VERSION: u64 = 3;
+const SCHEMA_VERSION: u64 = 4;
+
+/// How many differences of a counter lie in memory beside each other before they are added up.
+const MAX_DIFFERENCES: usize = 8;
 
 /// When an acknowledged write is safe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -233,12 +236,13 @@ fn open_engine(path: &Path, options: &Options) -> Result<DB> {
     engine.set_manual_wal_flush(options.sync == Sync::Always);
 
     // Made once for each profile: the engine makes a cache with each new set of options, even where it is given another.
-    let [point, sequential] = [Profile::Point, Profile::Sequential]
+    let [point, sequential, counter] = [Profile::Point, Profile::Sequential, Profile::Counter]
         .map(|profile| table_options(profile, &cache, memtables));
     let table = |name: &str, profile| {
         let options = match profile {
             Profile::Point => &point,
             Profile::Sequential => &sequential,
+            Profile::Counter => &counter,
         };
         ColumnFamilyDescriptor::new(name, options.clone())
     };
@@ -273,7 +277,7 @@ fn table_options(profile: Profile, cache: &Cache, memtables: usize) -> EngineOpt
     blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
     blocks.set_format_version(6);
     match profile {
-        Profile::Point => {
+        Profile::Point | Profile::Counter => {
             blocks.set_block_size(8 << 10);
             blocks.set_bloom_filter(10.0, false);
         }
@@ -286,6 +290,13 @@ fn table_options(profile: Profile, cache: &Cache, memtables: usize) -> EngineOpt
     table.set_compression_type(DBCompressionType::Lz4);
     table.set_bottommost_compression_type(DBCompressionType::Zstd);
     table.set_level_compaction_dynamic_level_bytes(true);
+    if profile == Profile::Counter {
+        table.set_merge_operator_associative("sum", |_, number, differences| {
+            sum(number, differences)
+        });
+        // Otherwise whoever reads a busy number would have to add up all that came since the memtable was empty.
+        table.set_max_successive_merges(MAX_DIFFERENCES);
+    }
     table
 }
 

@@ -109,6 +109,14 @@ tables! {
     // -- Relations and reading ------------------------------------------------------------------------------------
     /// Events by the event that they relate to: parent, relation type, order. A redacted event relates to nothing.
     RELATIONS = "relations": (EventNid, String, i64) => RelationRow, Sequential;
+    /// The same by who has sent them: parent, sender, relation type, order.
+    RELATIONS_BY = "relations_by": (EventNid, UserNid, String, i64) => (EventNid,), Sequential;
+    /// The valid edits of an event by their age: the event, milliseconds since the epoch, the id of the edit.
+    EDITS = "edits": (EventNid, u64, String) => (EventNid,), Sequential;
+    /// How many replies a thread has, by its root.
+    THREAD_REPLIES = "thread_replies": (EventNid,) => (u64,), Counter;
+    /// How many of them are by one user.
+    THREAD_REPLIES_OF = "thread_replies_of": (EventNid, UserNid) => (u64,), Counter;
     /// The threads of a room by the order of their newest reply: room, order, root. One that has been overtaken may be left.
     THREADS = "threads": (RoomNid, i64, EventNid) => (), Sequential;
     /// Events that were stored before the commit of that position gave them another text, or a place in their room, so that
@@ -197,10 +205,16 @@ tables! {
     DELAYED_OF = "delayed_of": (UserNid, String) => (), Sequential;
     /// The same by when they are tried next, in milliseconds since the epoch: the room.
     DELAYED_DUE = "delayed_due": (u64, String) => (RoomNid,), Sequential;
+    /// What has become of those that do not wait any more, by their ids, for a while.
+    DELAYED_ENDED = "delayed_ended": (String,) => EndedRow, Point;
+    /// The same by user and when that was, in milliseconds since the epoch.
+    DELAYED_ENDED_OF = "delayed_ended_of": (UserNid, u64, String) => (), Sequential;
     /// Transactions that asked for such events, by user, device and transaction.
     DELAYED_TRANSACTIONS = "delayed_transactions": (UserNid, String, String) => DelayedTransactionRow, Point;
     /// Last known presence.
     PRESENCE = "presence": (UserNid,) => PresenceRow, Point;
+    /// Rooms where somebody typed when the node was there last, so that apps are told that they do no more.
+    TYPING = "typing": (RoomNid,) => (), Point;
 
     // -- Other servers --------------------------------------------------------------------------------------------
     /// Every key that a server was ever known to sign with, by server name and key id; kept for ever, because events are.
@@ -264,7 +278,7 @@ pub struct ReceiptRow {
     pub thread: String,
     /// What was read.
     pub event_id: OwnedEventId,
-    /// Where that event stands in the timeline.
+    /// Where that event stands in the timeline; zero if it has not come yet, which only other servers' users have read.
     pub order: i64,
     /// Milliseconds since the epoch.
     pub ts: u64,

@@ -16,6 +16,8 @@ pub enum Profile {
     Point,
     /// Appended and scanned in order.
     Sequential,
+    /// Numbers that are added to.
+    Counter,
 }
 
 /// A column family with typed keys and values.
@@ -136,6 +138,28 @@ impl<K: Key, V: Value> Table<K, V> {
     fn corrupt(&self, key: &[u8]) -> Error {
         corrupt(self.name, key)
     }
+}
+
+impl<K: Key> Table<K, (u64,)> {
+    /// Adds to a number when the batch commits; one that is not there is zero. What it was need not be known, so that
+    /// several events of one batch can count in the same row. Only for tables of [`Profile::Counter`].
+    pub fn add(&self, batch: &mut Batch<'_>, key: &impl AsKey<K>, difference: i64) {
+        let difference = (difference.cast_unsigned(),).to_bytes();
+        batch.merge(self.name, &key.key_bytes(), &difference);
+    }
+}
+
+/// The sum of a number and of what is added to it. Differences below zero are large numbers here, and sums wrap around.
+pub(super) fn sum<'a>(
+    number: Option<&'a [u8]>,
+    differences: impl IntoIterator<Item = &'a [u8]>,
+) -> Option<Vec<u8>> {
+    let mut sum = 0_u64;
+    for bytes in number.into_iter().chain(differences) {
+        let (number,) = <(u64,)>::from_bytes(bytes)?;
+        sum = sum.wrapping_add(number);
+    }
+    Some((sum,).to_bytes())
 }
 
 /// Rows of a table as they are read.

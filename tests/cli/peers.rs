@@ -1,6 +1,6 @@
-//! Two real nodes become peers from the command line, while they run, with nobody else allowed in.
+//! Two real nodes become peers while they run, from the command line and by their files, with nobody else allowed in.
 
-use std::{fs, time::Duration};
+use std::{fs, process::Command, time::Duration};
 
 use super::{Node, kontor, output};
 
@@ -21,6 +21,7 @@ impl Office {
             node: None,
             address: "127.0.0.1:0".to_owned(),
         };
+        office.write("");
         office.run();
         office
     }
@@ -39,6 +40,42 @@ impl Office {
         let address = address.to_owned();
         self.address = address;
         self.node = Some(node);
+    }
+
+    /// Writes this into its configuration.
+    fn write(&self, text: &str) {
+        let name = self.name;
+        let text = format!("[server]\nname = \"{name}\"\n{text}");
+        fs::write(self.directory.path().join("config.toml"), text).expect("written");
+    }
+
+    /// The same, and has it read.
+    fn configure(&self, text: &str) {
+        self.write(text);
+        hang_up(self.node.as_ref().expect("it runs"));
+    }
+
+    /// The section of a configuration that makes this node a peer.
+    fn section(&self) -> String {
+        let (name, address) = (self.name, &self.address);
+        let ca = self.directory.path().join("data/tls/ca.pem");
+        let ca = ca.display();
+        format!(
+            "[federation.peers.\"{name}\"]\naddress = \"{address}\"\nca = \"{ca}\"\nmax_backoff = \"1s\"\n"
+        )
+    }
+
+    /// Waits until its log says this so often.
+    #[track_caller]
+    fn logs(&self, expect: &str, times: usize) {
+        let log = || fs::read_to_string(self.directory.path().join("log")).expect("a log");
+        for _ in 0..200 {
+            if log().matches(expect).count() == times {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("{expect}: {}", log());
     }
 
     fn stop(&mut self) {
@@ -74,6 +111,7 @@ impl Office {
     }
 
     /// Waits until the list says this.
+    #[track_caller]
     fn listed(&self, expect: &str) {
         for _ in 0..200 {
             if self.good(&["list"]).contains(expect) {
@@ -83,6 +121,13 @@ impl Office {
         }
         panic!("{expect}: {}", self.good(&["list"]));
     }
+}
+
+/// Tells a node to read its files again, as service managers do.
+fn hang_up(node: &Node) {
+    let pid = node.child.id().to_string();
+    let told = Command::new("kill").args(["-HUP", &pid]).status();
+    assert!(told.expect("kill runs").success());
 }
 
 #[test]
@@ -163,14 +208,10 @@ fn a_hangup_makes_a_node_read_its_certificate_again() {
     ];
     let node = Node::start_with(directory.path(), &options);
     let log = || fs::read_to_string(directory.path().join("log")).expect("a log");
-    let taken = "the certificate of this node: the new file is in force";
+    let taken = "the certificate of this node: what the files say now is in force";
     assert!(!log().contains(taken));
     issue();
-    let pid = node.child.id().to_string();
-    let told = std::process::Command::new("kill")
-        .args(["-HUP", &pid])
-        .status();
-    assert!(told.expect("kill runs").success());
+    hang_up(&node);
     for _ in 0..200 {
         if log().contains(taken) {
             assert_eq!(node.stop("-TERM").0, Some(0));
@@ -179,4 +220,57 @@ fn a_hangup_makes_a_node_read_its_certificate_again() {
         std::thread::sleep(Duration::from_millis(50));
     }
     panic!("{}", log());
+}
+
+#[test]
+fn peers_of_the_configuration_come_and_go_while_the_node_runs() {
+    let (a, b) = (Office::start("a.example"), Office::start("b.example"));
+    a.configure(&b.section());
+    a.listed("of the configuration");
+    a.bad(&["test", "b.example"], "the other node refuses");
+    b.configure(&a.section());
+    a.listed(&format!("b.example  reached  ({}, of the", b.address));
+    b.listed("a.example  reached");
+    a.good(&["test", "b.example"]);
+
+    // What is wrong changes nothing, whether it is the text or a file that it names.
+    let wrong = "the configuration is wrong, so what was read before stays in force";
+    a.configure("[federation.peers.\"b.example\"]\naddress = \"10.8.0.2:none\"\n");
+    a.logs(wrong, 1);
+    a.logs("config.toml:4: federation.peers.\"b.example\".address: ", 1);
+    let section = b.section().replace("tls/ca.pem", "tls/none.pem");
+    a.configure(&section);
+    a.logs(wrong, 2);
+    a.configure("[federation");
+    a.logs(wrong, 3);
+    fs::remove_file(a.directory.path().join("config.toml")).expect("it was there");
+    hang_up(a.node.as_ref().expect("it runs"));
+    a.logs(wrong, 4);
+    a.good(&["test", "b.example"]);
+
+    // What cannot change is said.
+    let needs_a_start = "the rest needs a start of the node";
+    a.configure(&format!("[rooms]\nencrypted = \"all\"\n{}", b.section()));
+    a.logs(needs_a_start, 1);
+    a.good(&["test", "b.example"]);
+
+    // Who was paired with besides is a peer by that when the section is gone; else it is none any more.
+    let (code, own) = (a.invite(), b.address.clone());
+    let told = b.good(&["accept", &code, "--address", &own]);
+    assert!(told.contains("and wins"), "{told}");
+    b.bad(&["remove", "a.example"], "is in the configuration file");
+    b.configure("");
+    b.listed(&format!("a.example  reached  ({}, paired)", a.address));
+    b.good(&["remove", "a.example"]);
+    b.configure(&a.section());
+    b.listed("of the configuration");
+    b.configure("");
+    b.listed("no peers yet");
+    a.bad(&["test", "b.example"], "the other node refuses");
+    a.logs(needs_a_start, 1);
+    for mut office in [a, b] {
+        office.stop();
+        let (code, stdout, _) = output(&mut kontor(office.directory.path(), &["check"]));
+        assert_eq!((code, stdout.as_str()), (Some(0), ""));
+    }
 }

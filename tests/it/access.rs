@@ -150,6 +150,7 @@ users     DELETE r0,v3                            directory/room/{room_alias}
 everybody GET    r0,v3                            publicRooms
 either    GET    v1                               room_summary/{room_id_or_alias}
 either    GET    unstable/im.nheko.summary        rooms/{room_id_or_alias}/summary
+either    GET    unstable/im.nheko.summary        summary/{room_id_or_alias}
 guests    GET    unstable/org.matrix.msc2946,v1   rooms/{room_id}/hierarchy
 guests    POST   r0,v3                            publicRooms
 guests    GET    unstable/org.matrix.msc2432,r0,v3 rooms/{room_id}/aliases

@@ -103,6 +103,44 @@ async fn what_can_not_be_a_name_or_is_taken_is_refused() {
 }
 
 #[tokio::test]
+async fn every_odd_character_is_a_part_of_a_name_or_refused() {
+    let server = TestServer::new();
+    let alice = server.register("alice").await;
+    let room = Room::new(&alice, "shared").await;
+    let ascii = (0..=127_u8).map(char::from);
+    let others = "äßЖ語🦀\u{200B}\u{200D}\u{202E}\u{FEFF}\u{FFFD}\u{E000}\u{85}\u{A0}\u{10FFFF}";
+    let mut names = Vec::new();
+    for odd in ascii.chain(others.chars()) {
+        let alias = format!("#a{odd}b:localhost");
+        let answer = put(&alice, &alias, &room).await;
+        // Nobody can see what a name with these would be.
+        let is_refused = odd.is_control() || odd.is_whitespace() || odd == ':';
+        if is_refused {
+            refused(answer, 400, "M_INVALID_PARAM");
+            assert!(!get(&alice, &alias).await.0.is_success(), "{alias:?}");
+            continue;
+        }
+        ok(answer);
+        assert_eq!(
+            ok(get(&alice, &alias).await)["room_id"],
+            room.0,
+            "{alias:?}"
+        );
+        ok(name(&alice, &room, json!({ "alias": alias })).await);
+        names.push(alias);
+    }
+    names.sort();
+    let listed = ok(room.get(&alice, "aliases").await);
+    assert_eq!(listed["aliases"], json!(names));
+    let server = server.restart();
+    for alias in &names {
+        ok(delete(&alice, alias).await);
+        refused(get(&alice, alias).await, 404, "M_NOT_FOUND");
+    }
+    sound(&[&server]);
+}
+
+#[tokio::test]
 async fn a_name_is_taken_away_by_those_who_may() {
     let server = TestServer::new();
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);

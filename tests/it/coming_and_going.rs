@@ -8,6 +8,21 @@ use crate::{
     stream::{Stream, events, members, types},
 };
 
+/// One's own membership comes last, with its id and time: apps say when one was invited, and sort by it. Of the rest
+/// only the create event has both.
+fn told_when(room: &Value, name: &str) {
+    let events = events(room, name);
+    let (own, others) = events.split_last().expect("events");
+    assert_eq!(own["type"], "m.room.member");
+    assert!(text(own, "event_id").starts_with('$'), "{own}");
+    assert!(own["origin_server_ts"].is_u64(), "{own}");
+    for event in others {
+        let is_create = event["type"] == "m.room.create";
+        assert_eq!(event["origin_server_ts"].is_u64(), is_create, "{event}");
+        assert_eq!(event["event_id"].is_string(), is_create, "{event}");
+    }
+}
+
 #[tokio::test]
 async fn an_invite_shows_little() {
     let server = TestServer::new();
@@ -47,6 +62,7 @@ async fn an_invite_shows_little() {
         names.retain(|name| *name != "origin_server_ts" && *name != "event_id");
         assert_eq!(names, ["content", "sender", "state_key", "type"]);
     }
+    told_when(invite, "invite_state");
     assert_eq!(answer["rooms"]["join"], Value::Null);
     assert_eq!(stream.next().await["rooms"], Value::Null, "told once");
     let again = Stream::new(&bob).next().await;
@@ -81,6 +97,7 @@ async fn who_was_never_in_the_room_learns_nothing_by_leaving_it() {
             let answer = stream.next().await;
             let knocked = &answer["rooms"]["knock"][&room.0];
             assert_eq!(members(knocked, "knock_state"), [&*bob.user_id]);
+            told_when(knocked, "knock_state");
             room.say(&alice, "secret").await;
             if denied {
                 room.does_to(&alice, "ban", &bob).await;

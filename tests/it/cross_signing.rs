@@ -5,8 +5,8 @@ use kontor::protocol::integrity::{ServerKey, parse_object, signed_text};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    device_keys::identity,
     device_lists::{Follower, enter, one, room_of},
+    identity::identity,
     neighbour::Neighbour,
     server::{Client, PASSWORD, TestServer, ok, refused},
     several::{named, network, node, sound},

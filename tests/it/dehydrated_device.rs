@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::{
-    device_keys::identity,
+    identity::identity,
     server::{Client, TestServer, ok, refused, text},
     several::sound,
 };

@@ -4,10 +4,10 @@ use std::{collections::BTreeSet, time::Duration};
 
 use futures_util::future::join_all;
 use http::StatusCode;
-use kontor::protocol::integrity::{ServerKey, parse_object, signed_text};
 use serde_json::{Map, Value, json};
 
 use crate::{
+    identity::identity,
     neighbour::Neighbour,
     server::{Client, TestServer, ok, refused},
     several::{named, network, node, sound},
@@ -16,22 +16,6 @@ use crate::{
 const UPLOAD: &str = "/_matrix/client/v3/keys/upload";
 const QUERY: &str = "/_matrix/client/v3/keys/query";
 const CLAIM: &str = "/_matrix/client/v3/keys/claim";
-
-/// Identity keys of a device, signed by it.
-pub(crate) fn identity(client: &Client, seed: u8) -> Value {
-    let key = ServerKey::from_seed(&[seed; 32], &client.device_id).expect("a key");
-    let id = format!("ed25519:{}", client.device_id);
-    let mut keys = json!({
-        "user_id": client.user_id,
-        "device_id": client.device_id,
-        "algorithms": ["m.olm.v1.curve25519-aes-sha2"],
-        "keys": { &id: key.public_base64() },
-    });
-    let object = parse_object(&keys.to_string()).expect("it is an object");
-    let signature = key.sign(signed_text(&object).as_bytes());
-    keys["signatures"] = json!({ &client.user_id: { id: signature } });
-    keys
-}
 
 fn one_time(numbers: std::ops::Range<usize>) -> Value {
     let keys = numbers.map(|n| {

@@ -6,7 +6,7 @@ use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::{
-    device_keys::identity,
+    identity::identity,
     neighbour::Neighbour,
     server::{Client, TestServer, ok, refused},
     several::{named, network, node, sound},

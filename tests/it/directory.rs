@@ -49,7 +49,7 @@ async fn a_listed_room_tells_what_it_is() {
     assert_eq!(
         told,
         json!({ "total_room_count_estimate": 1, "chunk": [{
-            "room_id": room.0, "name": "Küche", "topic": "Tea", "room_version": "11",
+            "room_id": room.0, "name": "Küche", "topic": "Tea",
             "canonical_alias": "#kitchen:localhost", "num_joined_members": 1,
             "world_readable": false, "guest_can_join": false, "join_rule": "public",
         }] })
@@ -217,13 +217,22 @@ async fn what_another_server_lists_is_looked_at() {
     let other = Neighbour::new(&server.lan, "b.example", 1);
     let path = "/_matrix/federation/v1/publicRooms";
     let there = format!("{PUBLIC}?server=b.example&limit=2");
-    let room = |id: &str| json!({ "room_id": id, "name": id, "num_joined_members": 3 });
+    let room = |id: &str| {
+        json!({ "room_id": id, "name": id, "num_joined_members": 3, "room_version": "11",
+            "encryption": "m.megolm.v1.aes-sha2", "allowed_room_ids": [] })
+    };
     let all = json!({ "chunk": [
         room("!a:b.example"), 5, room("nonsense"), room("!b:b.example"), room("!c:b.example"),
     ], "next_batch": "x" });
     other.answers(path, StatusCode::OK, all);
     let told = ok(alice.get(&there).await);
     assert_eq!(names(&told), ["!a:b.example", "!b:b.example"]);
+    // Only what the specification names: apps refuse an entry with more.
+    assert_eq!(
+        told["chunk"][0],
+        json!({ "room_id": "!a:b.example", "name": "!a:b.example", "num_joined_members": 3,
+            "world_readable": false, "guest_can_join": false, "join_rule": "public" })
+    );
     assert_eq!(told["next_batch"], "x");
     for nonsense in ["[]", "{}", "{\"chunk\":5}", "no json"] {
         other.answers(path, StatusCode::OK, nonsense);

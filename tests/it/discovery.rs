@@ -15,7 +15,11 @@ async fn versions_have_no_gaps_and_need_no_valid_token() {
     let body = ok(client.get(VERSIONS).await);
     let expect: Vec<_> = (1..=19).map(|minor| format!("v1.{minor}")).collect();
     assert_eq!(body["versions"], json!(expect));
-    assert_eq!(body["unstable_features"]["uk.tcpip.msc4133.stable"], true);
+    let features = &body["unstable_features"];
+    assert_eq!(features["uk.tcpip.msc4133.stable"], true);
+    // Element Web looks for these by name, also where the version of the specification has them.
+    assert_eq!(features["org.matrix.e2e_cross_signing"], true);
+    assert_eq!(features["org.matrix.msc3827.stable"], true);
 }
 
 #[tokio::test]
@@ -44,7 +48,9 @@ async fn capabilities_are_told_to_users() {
     let body = ok(alice.get(CAPABILITIES).await);
     let told = &body["capabilities"];
     assert_eq!(told["m.room_versions"]["default"], "12");
-    assert_eq!(told["m.room_versions"]["available"]["1"], "stable");
+    let versions = &told["m.room_versions"]["available"];
+    assert_eq!(versions["1"], "stable");
+    assert_eq!(versions["org.matrix.msc3757.10"], "unstable");
     for (name, enabled) in [
         ("m.change_password", true),
         ("m.set_displayname", true),

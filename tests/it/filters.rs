@@ -5,7 +5,10 @@ use std::sync::Arc;
 use ruma::user_id;
 use serde_json::json;
 
-use crate::server::{TestServer, ok, refused, text};
+use crate::{
+    room::{Room, encoded, ids},
+    server::{TestServer, ok, refused, text},
+};
 
 const FILTER: &str = "/_matrix/client/v3/user/@alice:localhost/filter";
 
@@ -53,6 +56,38 @@ async fn what_a_filter_can_not_be_is_refused() {
     }
     let large = json!({ "event_fields": ["x".repeat(64 << 10)] });
     refused(alice.post(FILTER, large).await, 413, "M_TOO_LARGE");
+}
+
+#[tokio::test]
+async fn a_filter_names_as_many_rooms_as_fit() {
+    let server = TestServer::new();
+    let alice = server.register("alice").await;
+    let room = Room::new(&alice, "shared").await;
+    let other = Room::new(&alice, "shared").await;
+    let said = room.say(&alice, "hello").await;
+    let filter = |count: usize| {
+        let mut rooms: Vec<String> = (0..count).map(|n| format!("!{n}:x.example")).collect();
+        rooms.push(room.0.clone());
+        json!({ "room": { "rooms": rooms, "timeline": { "rooms": rooms } } })
+    };
+    // In the address of a request there can not even be that many.
+    let many = filter(10_000);
+    refused(alice.post(FILTER, many).await, 413, "M_TOO_LARGE");
+    let id = text(&ok(alice.post(FILTER, filter(1_500)).await), "filter_id");
+    let answer = ok(alice
+        .get(&format!("/_matrix/client/v3/sync?filter={id}"))
+        .await);
+    let joined = answer["rooms"]["join"].as_object().unwrap();
+    assert!(joined.contains_key(&room.0) && !joined.contains_key(&other.0));
+    let few = encoded(&filter(500)["room"].to_string());
+    let page = ok(room
+        .get(&alice, &format!("messages?dir=b&filter={few}"))
+        .await);
+    assert!(ids(&page["chunk"]).contains(&said));
+    let page = ok(other
+        .get(&alice, &format!("messages?dir=b&filter={few}"))
+        .await);
+    assert_eq!(page["chunk"], json!([]));
 }
 
 #[tokio::test]

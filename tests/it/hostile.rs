@@ -2,16 +2,12 @@
 
 use http::{Method, StatusCode};
 use kontor::store::schema::{EVENTS, INBOX};
-use parking_lot::Mutex;
 use serde_json::{Value, json};
-use std::{
-    io::{self, Write},
-    sync::Arc,
-    time::Duration,
-};
+use std::time::Duration;
 
 use crate::{
     elsewhere::{Elsewhere, check, finds, id, pdu, until, until_found},
+    log::Log,
     neighbour::Neighbour,
     room::Room,
     server::{Client, TestServer, ok, refused},
@@ -527,42 +523,9 @@ async fn nobody_undoes_what_is_known_by_not_telling_of_it() {
     scene.all_is_well().await;
 }
 
-/// What the log is told on this thread.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Log {
-    /// How many warnings name this server.
-    fn warnings_about(&self, server: &str) -> usize {
-        let text = String::from_utf8_lossy(&self.0.lock()).into_owned();
-        let lines = text.lines().filter(|line| line.contains("WARN"));
-        lines.filter(|line| line.contains(server)).count()
-    }
-}
-
 #[tokio::test]
 async fn the_log_is_told_once_who_gives_answers_of_no_use() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_ansi(false)
-        .with_writer(move || writer.clone())
-        .finish();
-    // While there is one alone, `tracing` lets the thread that first comes to a place in the code decide for all threads
-    // whether anybody wants to know of it, and the threads of other tests do not.
-    let _second = tracing::Dispatch::new(tracing_subscriber::fmt().with_writer(io::sink).finish());
-    let _until_the_end = tracing::subscriber::set_default(subscriber);
+    let log = Log::of_this_thread();
     let mut scene = Scene::new().await;
     scene.theirs.say(&scene.bad, CAROL, "never told");
     for (number, garbage) in ["<html>", "{\"events\":{}}", "[]", "7"]

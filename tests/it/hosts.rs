@@ -18,15 +18,15 @@ use crate::{
 };
 
 /// A server that lets a user of ours into a room and tells what it likes.
-struct Host {
-    server: Neighbour,
-    room: Room,
-    events: Vec<Value>,
-    template: Value,
+pub(crate) struct Host {
+    pub(crate) server: Neighbour,
+    pub(crate) room: Room,
+    pub(crate) events: Vec<Value>,
+    pub(crate) template: Value,
 }
 
 impl Host {
-    fn new(node: &TestServer) -> Self {
+    pub(crate) fn new(node: &TestServer) -> Self {
         Self::named(node, "host.example", "@alice:localhost")
     }
 
@@ -86,7 +86,7 @@ impl Host {
         host
     }
 
-    fn says(&self, what: &str, answer: impl ToString) {
+    pub(crate) fn says(&self, what: &str, answer: impl ToString) {
         let version = if what == "send_join" { "v2" } else { "v1" };
         let path = format!("{FEDERATION}/{version}/{what}");
         self.server.answers(&path, StatusCode::OK, answer);
@@ -99,7 +99,7 @@ impl Host {
         joins.count()
     }
 
-    fn tells(&self, state: &[Value], chain: &[Value]) {
+    pub(crate) fn tells(&self, state: &[Value], chain: &[Value]) {
         self.says("send_join", json!({ "state": state, "auth_chain": chain }));
     }
 }
@@ -169,7 +169,7 @@ async fn what_a_server_tells_of_a_room_is_not_believed_unseen() {
 }
 
 /// The id of an event.
-fn id_of(event: &Value) -> String {
+pub(crate) fn id_of(event: &Value) -> String {
     let object = parse_object(&event.to_string()).expect("it is an event");
     let rules = version::rules(&RoomVersionId::V10).expect("it is served");
     event_id(&object, rules).expect("it has an id").to_string()

@@ -7,9 +7,9 @@ use kontor::store::schema::{INTRODUCTIONS, LASTING_EDUS};
 use serde_json::{Value, json};
 
 use crate::{
-    device_keys::identity,
     device_lists::{Follower, enter, room_of},
     elsewhere::{Elsewhere, until},
+    identity::identity,
     neighbour::Neighbour,
     room::Room,
     server::{Client, TestServer, ok},

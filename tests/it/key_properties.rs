@@ -4,21 +4,26 @@
 use std::collections::BTreeSet;
 
 use futures_util::future::join_all;
-use kontor::clock::Entropy;
+use kontor::{clock::Entropy, store::schema::INTRODUCTIONS};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    device_keys::identity,
     device_lists::{Follower, enter, leave, room_of},
+    elsewhere::until,
+    identity::identity,
+    room::Room,
     server::{Client, TestServer, ok},
-    several::sound,
+    several::{network, node, sound},
 };
+
+/// The names of two offices.
+const NAMES: [&str; 2] = ["a.example", "b.example"];
 
 const UPLOAD: &str = "/_matrix/client/v3/keys/upload";
 const CLAIM: &str = "/_matrix/client/v3/keys/claim";
 
 /// A number below `most`.
-fn below(entropy: &Entropy, most: usize) -> usize {
+pub(crate) fn below(entropy: &Entropy, most: usize) -> usize {
     let most = u64::try_from(most).expect("it is small");
     usize::try_from(entropy.number() % most).expect("it is small")
 }
@@ -105,6 +110,60 @@ struct Expected {
     changed: BTreeSet<usize>,
 }
 
+impl Expected {
+    async fn new(user: &Client) -> Self {
+        Self {
+            follower: Follower::new(user).await,
+            before: BTreeSet::new(),
+            lately: BTreeSet::new(),
+            changed: BTreeSet::new(),
+        }
+    }
+
+    /// Syncs, and compares what is told with what must be; `now` is with whom a room is shared.
+    async fn look(&mut self, users: &[Client], who: usize, now: BTreeSet<usize>, context: &str) {
+        let (changed, left) = self.follower.next().await;
+        let context = format!("{context}: {changed:?} {left:?}");
+        for (other, user) in users.iter().enumerate().filter(|(n, _)| *n != who) {
+            let is_changed = changed.contains(&user.user_id);
+            let is_left = left.contains(&user.user_id);
+            let is_shared = now.contains(&other);
+            let was_shared = self.before.contains(&other);
+            if is_shared && (self.changed.contains(&other) || !was_shared) {
+                assert!(is_changed, "{other} has changed: {context}");
+            }
+            if !is_shared && !self.lately.contains(&other) {
+                assert!(!is_changed && !is_left, "{other} is a stranger: {context}");
+            }
+            assert!(!is_left || !is_shared, "{other} is still there: {context}");
+            assert!(
+                is_left || is_shared || !was_shared,
+                "{other} is gone: {context}"
+            );
+        }
+        let own = changed.contains(&users[who].user_id);
+        assert!(own || !self.changed.contains(&who), "own keys: {context}");
+        self.before.clone_from(&now);
+        self.lately = now;
+        self.changed.clear();
+    }
+}
+
+/// With whom one shares a room.
+fn shared(rooms: &[(String, BTreeSet<usize>)], one: usize) -> BTreeSet<usize> {
+    let of_one = rooms.iter().filter(|(_, members)| members.contains(&one));
+    let others = of_one.flat_map(|(_, members)| members.iter().copied());
+    others.filter(|other| *other != one).collect()
+}
+
+/// Gives a device other keys than it had.
+async fn rekey(user: &Client, step: usize) {
+    let mut keys = identity(user, 1);
+    keys["algorithms"] = json!([format!("a{step}")]);
+    keys["signatures"] = json!({});
+    ok(user.post(UPLOAD, json!({ "device_keys": keys })).await);
+}
+
 async fn changes_reach_who_shares_a_room(seed: u64) {
     const USERS: usize = 4;
     const ROOMS: usize = 3;
@@ -119,19 +178,9 @@ async fn changes_reach_who_shares_a_room(seed: u64) {
     for _ in 0..ROOMS {
         rooms.push((room_of(&host).await, BTreeSet::new()));
     }
-    let shared = |rooms: &[(String, BTreeSet<usize>)], one: usize| -> BTreeSet<usize> {
-        let of_one = rooms.iter().filter(|(_, members)| members.contains(&one));
-        let others = of_one.flat_map(|(_, members)| members.iter().copied());
-        others.filter(|other| *other != one).collect()
-    };
     let mut followers = Vec::new();
     for user in &users {
-        followers.push(Expected {
-            follower: Follower::new(user).await,
-            before: BTreeSet::new(),
-            lately: BTreeSet::new(),
-            changed: BTreeSet::new(),
-        });
+        followers.push(Expected::new(user).await);
     }
     for step in 0..60 {
         let who = below(&entropy, USERS);
@@ -146,46 +195,15 @@ async fn changes_reach_who_shares_a_room(seed: u64) {
                 }
             }
             2 => {
-                let mut keys = identity(&users[who], 1);
-                keys["algorithms"] = json!([format!("a{step}")]);
-                keys["signatures"] = json!({});
-                ok(users[who]
-                    .post(UPLOAD, json!({ "device_keys": keys }))
-                    .await);
+                rekey(&users[who], step).await;
                 for expected in &mut followers {
                     expected.changed.insert(who);
                 }
             }
             _ => {
-                let expected = &mut followers[who];
                 let now = shared(&rooms, who);
-                let (changed, left) = expected.follower.next().await;
-                let context = format!("seed {seed}, step {step}, {who}: {changed:?} {left:?}");
-                for (other, user) in users.iter().enumerate().filter(|(n, _)| *n != who) {
-                    let is_changed = changed.contains(&user.user_id);
-                    let is_left = left.contains(&user.user_id);
-                    let is_shared = now.contains(&other);
-                    let was_shared = expected.before.contains(&other);
-                    if is_shared && (expected.changed.contains(&other) || !was_shared) {
-                        assert!(is_changed, "{other} has changed: {context}");
-                    }
-                    if !is_shared && !expected.lately.contains(&other) {
-                        assert!(!is_changed && !is_left, "{other} is a stranger: {context}");
-                    }
-                    assert!(!is_left || !is_shared, "{other} is still there: {context}");
-                    assert!(
-                        is_left || is_shared || !was_shared,
-                        "{other} is gone: {context}"
-                    );
-                }
-                let own = changed.contains(&users[who].user_id);
-                assert!(
-                    own || !expected.changed.contains(&who),
-                    "own keys: {context}"
-                );
-                expected.before.clone_from(&now);
-                expected.lately = now;
-                expected.changed.clear();
+                let context = format!("seed {seed}, step {step}, {who}");
+                followers[who].look(&users, who, now, &context).await;
             }
         }
         for (n, expected) in followers.iter_mut().enumerate() {
@@ -199,5 +217,128 @@ async fn changes_reach_who_shares_a_room(seed: u64) {
 async fn changes_of_devices_reach_who_shares_a_room_and_nobody_else() {
     for seed in 0..8 {
         changes_reach_who_shares_a_room(seed).await;
+    }
+}
+
+/// Two offices, and somebody in each by whom it is seen that everything has arrived.
+struct Offices {
+    nodes: [TestServer; 2],
+    hosts: [Client; 2],
+    /// Where both of them are.
+    hall: Room,
+    marks: usize,
+}
+
+impl Offices {
+    async fn new() -> Self {
+        let lan = network();
+        let nodes = NAMES.map(|name| node(&lan, name));
+        let hosts = [
+            nodes[0].register("host").await,
+            nodes[1].register("host").await,
+        ];
+        let hall = Room::new(&hosts[0], "shared").await;
+        enter(&hosts[1], &hall.0, NAMES[0]).await;
+        Self {
+            nodes,
+            hosts,
+            hall,
+            marks: 0,
+        }
+    }
+
+    /// Waits until both know what has happened at the other, and what follows from it. What is said later arrives later.
+    async fn rest(&mut self) {
+        // Who comes is introduced there, which leads to news here.
+        for _ in 0..3 {
+            for node in &self.nodes {
+                until(async || {
+                    let view = node.services.store().view();
+                    INTRODUCTIONS.scan(&view, &()).next().is_none()
+                })
+                .await;
+            }
+            self.marks += 1;
+            for (from, to) in [(0, 1), (1, 0)] {
+                let (from, to) = (&self.hosts[from], &self.hosts[to]);
+                let mark = json!({ "n": self.marks });
+                let said = self.hall.send(from, "m.mark", mark.clone()).await;
+                let messages = json!({ &to.user_id: { &to.device_id: mark } });
+                let path = format!("/_matrix/client/v3/sendToDevice/m.mark/{}", self.marks);
+                ok(from.put(&path, json!({ "messages": messages })).await);
+                until(async || {
+                    let event = self.hall.get(to, &format!("event/{said}")).await;
+                    let sync = ok(to.get("/_matrix/client/v3/sync?timeout=0").await);
+                    let messages = sync["to_device"]["events"].as_array();
+                    let n = messages.and_then(|all| all.last()?["content"]["n"].as_u64());
+                    event.0.is_success() && n == u64::try_from(self.marks).ok()
+                })
+                .await;
+            }
+        }
+    }
+}
+
+async fn changes_reach_the_other_office(seed: u64) {
+    const USERS: usize = 4;
+    let entropy = Entropy::seeded(seed);
+    let mut offices = Offices::new().await;
+    let (mut users, mut followers, mut rooms) = (Vec::new(), Vec::new(), Vec::new());
+    for n in 0..USERS {
+        let user = offices.nodes[n % 2].register(&format!("user{n}")).await;
+        followers.push(Expected::new(&user).await);
+        users.push(user);
+    }
+    for host in [0, 1, 0] {
+        rooms.push((
+            room_of(&offices.hosts[host]).await,
+            BTreeSet::new(),
+            NAMES[host],
+        ));
+    }
+    for step in 0..50 {
+        let who = below(&entropy, USERS);
+        match below(&entropy, 5) {
+            0..=2 => {
+                let (room, members, via) = &mut rooms[below(&entropy, 3)];
+                if members.insert(who) {
+                    enter(&users[who], room, via).await;
+                } else {
+                    leave(&users[who], room).await;
+                    members.remove(&who);
+                }
+            }
+            3 => {
+                rekey(&users[who], step).await;
+                for expected in &mut followers {
+                    expected.changed.insert(who);
+                }
+            }
+            _ => {
+                offices.rest().await;
+                let rooms: Vec<_> = rooms
+                    .iter()
+                    .map(|(room, members, _)| (room.clone(), members.clone()))
+                    .collect();
+                let context = format!("seed {seed}, step {step}, {who}");
+                let now = shared(&rooms, who);
+                followers[who].look(&users, who, now, &context).await;
+            }
+        }
+        let rooms: Vec<_> = rooms
+            .iter()
+            .map(|(room, members, _)| (room.clone(), members.clone()))
+            .collect();
+        for (n, expected) in followers.iter_mut().enumerate() {
+            expected.lately.extend(shared(&rooms, n));
+        }
+    }
+    sound(&[&offices.nodes[0], &offices.nodes[1]]);
+}
+
+#[tokio::test]
+async fn changes_of_devices_reach_who_shares_a_room_in_another_office_and_nobody_else() {
+    for seed in 0..6 {
+        changes_reach_the_other_office(seed).await;
     }
 }

@@ -1,5 +1,7 @@
 //! Servers that answer nonsense, or nothing, at any step of what is asked of them.
 
+use std::time::Duration;
+
 use http::StatusCode;
 use kontor::protocol::event::Event;
 use serde_json::{Value, json};
@@ -7,6 +9,7 @@ use serde_json::{Value, json};
 use crate::{
     elsewhere::{Elsewhere, finds, id, pdu, until, until_found},
     hostile::{BOB, CAROL, Scene, V1, told},
+    log::Log,
     neighbour::Neighbour,
     room::Room,
     server::{TestServer, ok},
@@ -128,5 +131,110 @@ async fn nonsense_is_of_no_use_at_any_step() {
             assert!(!finds(&scene.alice, &room, &last).await);
         }
     }
+    scene.all_is_well().await;
+}
+
+#[tokio::test]
+async fn what_authorises_an_event_is_taken_from_no_nonsense_and_from_no_other_room() {
+    let log = Log::of_this_thread();
+    let mut scene = Scene::new().await;
+    let path = format!("{V1}/event_auth/");
+    let ends = Elsewhere::of(&scene.server, &scene.other).await.ends;
+    // Two memberships that are told nowhere else authorise what follows what is here. The room is of version 12, in which
+    // the creation authorises all without being named.
+    let named = |number: usize| json!({ "membership": "join", "displayname": number });
+    let mut chain = Vec::new();
+    for number in 0..2 {
+        let (theirs, kind) = (&mut scene.theirs, "m.room.member");
+        chain.push(pdu(&theirs.add(
+            &scene.bad,
+            CAROL,
+            kind,
+            Some(CAROL),
+            named(number),
+        )));
+    }
+    let mut says = |number: usize| {
+        let content = json!({ "body": number });
+        let ends = ends.clone();
+        let (theirs, kind) = (&mut scene.theirs, "m.room.message");
+        theirs.make(&scene.bad, CAROL, kind, None, content, |draft| {
+            draft.prev_events = ends;
+        })
+    };
+    let messages: Vec<_> = (0..12).map(&mut says).collect();
+    // A chain that is as good, but of another room, of which the node knows a part.
+    let mut foreign = Elsewhere::of(&scene.server, &scene.room).await;
+    for number in 0..2 {
+        foreign.add(
+            &scene.bad,
+            CAROL,
+            "m.room.member",
+            Some(CAROL),
+            named(number),
+        );
+    }
+    let foreign: Vec<_> = foreign.state.values().map(pdu).collect();
+    let deep = format!(
+        "{{\"auth_chain\":{}{}}}",
+        "[".repeat(50_000),
+        "]".repeat(50_000)
+    );
+    let huge = format!("{{\"auth_chain\":[\"{}\"]}}", "x".repeat(100 << 20));
+    let unsigned: Vec<_> = chain
+        .iter()
+        .cloned()
+        .map(|mut event| {
+            event["signatures"] = json!({});
+            event
+        })
+        .collect();
+    let answers = [
+        "<html>".to_owned(),
+        String::new(),
+        "[]".to_owned(),
+        "{\"auth_chain\":{}}".to_owned(),
+        "{\"auth_chain\":[7,{},\"x\",[[]]]}".to_owned(),
+        deep,
+        huge,
+        told("auth_chain", &[]).to_string(),
+        told("auth_chain", &foreign).to_string(),
+        told("auth_chain", &unsigned).to_string(),
+    ];
+    let events = scene.events();
+    for (number, (answer, message)) in answers.into_iter().zip(&messages).enumerate() {
+        scene.bad.answers(&path, StatusCode::OK, answer);
+        let txn = number.to_string();
+        ok(scene.bad.push(&scene.server, &txn, &[pdu(message)]).await);
+        until(async || scene.waiting() == 0).await;
+        assert_eq!(scene.bad.asked_for(&path), number + 1);
+        assert!(!finds(&scene.alice, &scene.other, message).await);
+        assert_eq!(scene.events(), events, "nothing of it is kept");
+        assert_eq!(log.warnings_about("c.example"), 1);
+    }
+    assert_eq!(log.warnings_about("b.example"), 0);
+    // Who says nothing is waited for, and nobody else has to wait.
+    scene.bad.answers(&path, StatusCode::IM_A_TEAPOT, "");
+    ok(scene
+        .bad
+        .push(&scene.server, "silent", &[pdu(&messages[10])])
+        .await);
+    until(async || scene.bad.asked_for(&path) == 11).await;
+    scene.all_is_well().await;
+    assert_eq!(scene.waiting(), 1);
+    // What it should have said is enough for the one, and for the other when it is tried again.
+    scene
+        .bad
+        .answers(&path, StatusCode::OK, told("auth_chain", &chain));
+    until(async || {
+        scene.server.clock.advance(Duration::from_secs(5));
+        finds(&scene.alice, &scene.other, &messages[10]).await
+    })
+    .await;
+    ok(scene
+        .bad
+        .push(&scene.server, "good", &[pdu(&messages[11])])
+        .await);
+    until_found(&scene.alice, &scene.other, &messages[11]).await;
     scene.all_is_well().await;
 }

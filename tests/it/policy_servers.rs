@@ -22,7 +22,7 @@ use crate::{
     server::{Answer, Client, START, TestServer, ok, refused, text},
 };
 
-const SIGN: &str = "/_matrix/policy/v1/sign";
+pub(crate) const SIGN: &str = "/_matrix/policy/v1/sign";
 const SEND: &str = "/_matrix/federation/v1/send/";
 const BOB: &str = "@bob:b.example";
 const JUDGE: &str = "@judge:policy.example";
@@ -44,13 +44,13 @@ fn signed(event: &Value, name: &str, key: &ServerKey) -> Value {
 }
 
 /// A node with a user in a room, another server that is there too, and a policy server.
-struct Scene {
-    node: TestServer,
-    alice: Client,
-    room: Room,
+pub(crate) struct Scene {
+    pub(crate) node: TestServer,
+    pub(crate) alice: Client,
+    pub(crate) room: Room,
     other: Neighbour,
     elsewhere: Elsewhere,
-    judge: Neighbour,
+    pub(crate) judge: Neighbour,
     key: ServerKey,
     /// The types of what it was asked about.
     asked: Arc<Mutex<Vec<String>>>,
@@ -58,7 +58,7 @@ struct Scene {
 
 impl Scene {
     /// With the policy server in the room.
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let mut scene = Self::before().await;
         scene.elsewhere = Elsewhere::joined(&scene.node, &scene.room, &scene.judge, JUDGE).await;
         let content = scene.content();
@@ -98,7 +98,7 @@ impl Scene {
     }
 
     /// The policy server signs everything.
-    fn judge_fairly(&self) {
+    pub(crate) fn judge_fairly(&self) {
         self.judge_with(policy_key(9), "policy.example");
     }
 

@@ -100,6 +100,40 @@ async fn pages_of_relations() {
 }
 
 #[tokio::test]
+async fn pages_over_many_ways_to_relate() {
+    let server = TestServer::new();
+    let alice = server.register("alice").await;
+    let room = Room::new(&alice, "shared").await;
+    let root = room.say(&alice, "root").await;
+    let mut all: Vec<String> = Vec::new();
+    // Up to 3 kinds are read one beside the other, and more than 100 together.
+    for more in [0..3, 0..110] {
+        for n in more {
+            all.push(
+                room.relate(&alice, &format!("org.example.{n}"), &root)
+                    .await,
+            );
+        }
+        for dir in ["f", "b"] {
+            let (mut found, mut from) = (Vec::new(), String::new());
+            loop {
+                let path = format!("{root}?limit=7&dir={dir}{from}");
+                let page = ok(get(&room, &alice, &path).await);
+                found.extend(ids(&page["chunk"]));
+                match page["next_batch"].as_str() {
+                    Some(next) => from = format!("&from={next}"),
+                    None => break,
+                }
+            }
+            if dir == "b" {
+                found.reverse();
+            }
+            assert_eq!(found, all, "{dir}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn who_may_not_see_the_parent_sees_no_relations() {
     let server = TestServer::new();
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);

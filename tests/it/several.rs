@@ -44,7 +44,8 @@ pub(crate) fn node_with(lan: &Lan, name: &str, change: impl FnOnce(&mut Config))
     server
 }
 
-fn attach(lan: &Lan, name: &ServerName, server: &TestServer) {
+/// Lets others find a node, also after it was started anew.
+pub(crate) fn attach(lan: &Lan, name: &ServerName, server: &TestServer) {
     lan.attach(name, handler(server));
 }
 

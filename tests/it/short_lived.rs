@@ -87,6 +87,44 @@ async fn users_of_other_servers_type_and_read() {
 }
 
 #[tokio::test]
+async fn what_the_own_server_of_a_user_says_last_is_what_they_have_read() {
+    let server = TestServer::new();
+    let alice = server.register("alice").await;
+    let room = Room::new(&alice, "shared").await;
+    let neighbour = Neighbour::new(&server.lan, "b.example", 1);
+    let mut elsewhere = Elsewhere::joined(&server, &room, &neighbour, BOB).await;
+    let first = elsewhere.say(&neighbour, BOB, "first");
+    let second = elsewhere.say(&neighbour, BOB, "second");
+    let late = elsewhere.say(&neighbour, BOB, "late");
+    let known = [pdu(&first), pdu(&second)];
+    ok(neighbour.push(&server, "1", &known).await);
+    let mut number = 2;
+    let mut read = async |event: &str, thread: Option<&str>| {
+        number += 1;
+        let read = [reads(&room, BOB, event, thread)];
+        let txn = number.to_string();
+        ok(neighbour.murmur(&server, &txn, &read).await);
+        let told = told(&alice, &room, "m.receipt").await;
+        let told = told.as_object().expect("there are receipts");
+        told.keys().cloned().collect::<Vec<_>>()
+    };
+    // There the events may stand in another order.
+    assert_eq!(read(&id(&second), None).await, [id(&second)]);
+    assert_eq!(read(&id(&first), None).await, [id(&first)]);
+    // It may have what comes here later by another server.
+    assert_eq!(read(&id(&late), None).await, [id(&late)]);
+    // Nobody makes up threads, nor reads in other rooms.
+    let other = Room::new(&alice, "shared").await;
+    let foreign = other.say(&alice, "foreign").await;
+    for (event, thread) in [("$unknown", Some("$made-up")), (&*foreign, None)] {
+        assert_eq!(read(event, thread).await, [id(&late)]);
+    }
+    ok(neighbour.push(&server, "2", &[pdu(&late)]).await);
+    assert_eq!(read(&id(&late), None).await, [id(&late)]);
+    check(&server);
+}
+
+#[tokio::test]
 async fn a_server_speaks_for_its_own_users_only() {
     let server = TestServer::new();
     let alice = server.register("alice").await;

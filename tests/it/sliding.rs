@@ -469,6 +469,7 @@ async fn invites_knocks_and_farewells() {
         .cloned()
         .expect("one");
     assert_eq!(own["content"]["membership"], "knock");
+    assert!(own["origin_server_ts"].is_u64(), "{own}");
 
     room.does_to(&alice, "invite", &bob).await;
     room.does(&bob, "join").await;

@@ -186,7 +186,7 @@ async fn a_room_for_the_members_of_a_space_is_told_to_them() {
 async fn a_space_of_thousands_is_told_in_bounded_pages() {
     let server = TestServer::new();
     let alice = server.register("alice").await;
-    let children: Vec<_> = (0..2_000)
+    let children: Vec<_> = (0..5_000)
         .map(|n| {
             json!({ "type": "m.space.child", "state_key": format!("!c{n}:localhost"),
                 "content": { "via": ["far.example"] } })
@@ -203,6 +203,42 @@ async fn a_space_of_thousands_is_told_in_bounded_pages() {
     let more = ok(page(&alice, &root, &format!("from={next}")).await);
     assert_eq!(more["rooms"], json!([]));
     assert!(more["next_batch"].is_string());
+}
+
+#[tokio::test]
+async fn a_tree_that_goes_round_in_circles_ends() {
+    let server = TestServer::new();
+    let alice = server.register("alice").await;
+    let mut spaces = Vec::new();
+    for n in 0..6 {
+        spaces.push(space(&alice, &n.to_string(), "public_chat").await);
+    }
+    // Everything is in everything, and in itself.
+    for one in &spaces {
+        for other in &spaces {
+            add(&alice, one, other, "localhost").await;
+        }
+    }
+    for limit in [1, 2, 50] {
+        let (mut told, mut from) = (Vec::new(), String::new());
+        for pages in 0.. {
+            assert!(pages < 40, "{told:?}");
+            let part = ok(page(&alice, &spaces[0], &format!("limit={limit}{from}")).await);
+            told.extend(
+                names(&part)
+                    .split(' ')
+                    .filter(|n| !n.is_empty())
+                    .map(str::to_owned),
+            );
+            match part["next_batch"].as_str() {
+                Some(next) => from = format!("&from={next}"),
+                None => break,
+            }
+        }
+        assert_eq!(told[0], "0");
+        told.sort();
+        assert_eq!(told, ["0", "1", "2", "3", "4", "5"], "each once");
+    }
 }
 
 #[tokio::test]
@@ -258,6 +294,11 @@ async fn a_room_is_told_of_before_one_joins_it() {
     assert_eq!(ok(alice.get(&path(&room.0)).await), joined);
     assert_eq!(ok(alice.get(&path("#kitchen:a.example")).await), joined);
     assert_eq!(ok(a.anonymous().get(&path(&room.0)).await), expect);
+    for unstable in ["summary/{}", "rooms/{}/summary"] {
+        let path = unstable.replace("{}", &encoded(&room.0));
+        let path = format!("/_matrix/client/unstable/im.nheko.summary/{path}");
+        assert_eq!(ok(alice.get(&path).await), joined);
+    }
     let mut outside = expect.clone();
     outside["membership"] = "leave".into();
     let via = format!("{}?via=a.example", path(&room.0));

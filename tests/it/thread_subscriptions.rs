@@ -5,10 +5,12 @@ use serde_json::{Value, json};
 use crate::{
     server::{Client, TestServer, ok, refused, text},
     several::sound,
+    sliding::Sliding,
 };
 
 const CHANGES: &str = "/_matrix/client/unstable/io.element.msc4308/thread_subscriptions?dir=b";
 const NOT_IN_THREAD: &str = "IO.ELEMENT.MSC4306.M_NOT_IN_THREAD";
+const EXTENSION: &str = "io.element.msc4308.thread_subscriptions";
 const CONFLICT: &str = "IO.ELEMENT.MSC4306.M_CONFLICTING_UNSUBSCRIPTION";
 
 fn path(room: &str, root: &str) -> String {
@@ -250,4 +252,115 @@ async fn a_thread_that_is_not_seen_is_not_there() {
         .count();
     assert_eq!(left, 0);
     sound(&[&server]);
+}
+
+/// The extension of sliding sync, for the most of so many changes.
+fn following(client: &Client, limit: usize) -> Sliding {
+    let extension = json!({ EXTENSION: { "enabled": true, "limit": limit } });
+    Sliding::new(client, json!({ "extensions": extension }))
+}
+
+#[tokio::test]
+async fn sliding_sync_tells_what_has_changed() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = room(&alice, "private_chat").await;
+    let root = say(&alice, &room, 0, None).await;
+    let path = path(&room, &root);
+    let mut first = following(&alice, 10);
+    let mut strangers = following(&bob, 10);
+    let mut off = Sliding::new(&alice, json!({ "conn_id": "off" }));
+    for one in [&mut first, &mut strangers, &mut off] {
+        assert_eq!(one.next().await["extensions"], json!({}));
+    }
+    // A change ends the wait, and is told until the answer has come.
+    let follows = async {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        ok(alice.put(&path, json!({})).await);
+    };
+    let (lost, ()) = tokio::join!(first.ask_waiting(60_000), follows);
+    let lost = ok(lost)["extensions"].clone();
+    let told = first.next().await["extensions"].clone();
+    assert_eq!(told, lost);
+    assert_eq!(
+        told[EXTENSION]["subscribed"][&room][&root]["automatic"],
+        false
+    );
+    let stamp_then = stamp(&told[EXTENSION], "subscribed", &room, &root);
+    assert_eq!(first.next().await["extensions"], json!({}));
+    assert_eq!(strangers.next().await["extensions"], json!({}));
+    assert_eq!(off.next().await["extensions"], json!({}));
+    ok(alice.delete(&path).await);
+    let told = first.next().await["extensions"][EXTENSION].clone();
+    assert_eq!(told.get("subscribed"), None);
+    assert!(stamp(&told, "unsubscribed", &room, &root) > stamp_then);
+    // Who asks for it later hears all, and who stops for a while what was missed.
+    off.body["extensions"] = json!({ EXTENSION: { "enabled": true } });
+    assert_eq!(off.next().await["extensions"][EXTENSION], told);
+    off.body["extensions"] = json!({});
+    ok(alice.put(&path, json!({})).await);
+    for _ in 0..2 {
+        assert_eq!(off.next().await["extensions"], json!({}));
+    }
+    off.body["extensions"] = json!({ EXTENSION: { "enabled": true } });
+    let told = off.next().await["extensions"][EXTENSION].clone();
+    assert_eq!(told["subscribed"][&room][&root]["automatic"], false);
+    assert_eq!(off.next().await["extensions"], json!({}));
+    // A connection without rooms goes on over a restart.
+    let _server = server.restart();
+    assert_eq!(first.next().await["extensions"][EXTENSION], told);
+    assert_eq!(first.next().await["extensions"], json!({}));
+}
+
+#[tokio::test]
+async fn what_does_not_fit_into_a_sync_is_listed() {
+    let server = TestServer::new();
+    let alice = server.register("alice").await;
+    let room = room(&alice, "private_chat").await;
+    let mut roots = Vec::new();
+    let follow = async |n: usize| {
+        let root = say(&alice, &room, n, None).await;
+        ok(alice.put(&path(&room, &root), json!({})).await);
+        root
+    };
+    roots.push(follow(0).await);
+    let mut sliding = following(&alice, 2);
+    let first = sliding.next().await;
+    assert_eq!(first["extensions"][EXTENSION].get("prev_batch"), None);
+    for n in 1..6 {
+        roots.push(follow(n).await);
+    }
+    let of = |part: &Value| -> Vec<String> {
+        let threads = part["subscribed"][&room].as_object();
+        let threads = threads.into_iter().flatten();
+        let mut threads: Vec<_> = threads
+            .map(|(root, one)| (one["bump_stamp"].as_u64(), root.clone()))
+            .collect();
+        threads.sort();
+        threads.into_iter().map(|(_, root)| root).collect()
+    };
+    let told = sliding.next().await["extensions"][EXTENSION].clone();
+    assert_eq!(of(&told), roots[4..]);
+    // The rest is between there and the position before.
+    let mut from = told["prev_batch"].clone();
+    for expect in [&roots[2..4], &roots[1..2]] {
+        let from_here = from.as_str().expect("there is more");
+        let to = text(&first, "pos");
+        let page = ok(alice
+            .get(&format!("{CHANGES}&limit=2&from={from_here}&to={to}"))
+            .await);
+        assert_eq!(of(&page), *expect);
+        from = page["end"].clone();
+    }
+    assert_eq!(from, Value::Null);
+    // More than can be had at once is asked for, or nothing.
+    for limit in [json!(u64::MAX), json!(0)] {
+        let mut odd = following(&alice, 1);
+        odd.body["conn_id"] = limit.to_string().into();
+        odd.body["extensions"][EXTENSION]["limit"] = limit;
+        assert!(!of(&odd.next().await["extensions"][EXTENSION]).is_empty());
+    }
+    let mut wrong = following(&alice, 1);
+    wrong.body["extensions"][EXTENSION]["limit"] = json!("all");
+    refused(wrong.ask().await, 400, "M_BAD_JSON");
 }

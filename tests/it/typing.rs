@@ -46,6 +46,36 @@ async fn others_are_woken_when_somebody_begins_and_stops() {
 }
 
 #[tokio::test]
+async fn nobody_types_after_a_restart_and_apps_are_told_so() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let (room, other) = (
+        Room::new(&alice, "shared").await,
+        Room::new(&alice, "shared").await,
+    );
+    for room in [&room, &other] {
+        room.does(&bob, "join").await;
+    }
+    let mut since = String::new();
+    sync(&bob, &room, &mut since).await;
+    types(&other, &alice, true).await;
+    types(&other, &alice, false).await;
+    types(&room, &alice, true).await;
+    let told = sync(&bob, &room, &mut since).await;
+    assert_eq!(told, Some(json!([alice.user_id])));
+    let server = server.restart();
+    let quiet = since.clone();
+    assert_eq!(sync(&bob, &room, &mut since).await, Some(json!([])));
+    // Where nobody has typed there is nothing to tell, nor for those who begin.
+    assert_eq!(sync(&bob, &other, &mut quiet.clone()).await, None);
+    assert_eq!(sync(&bob, &room, &mut String::new()).await, None);
+    types(&room, &alice, true).await;
+    let told = sync(&bob, &room, &mut since).await;
+    assert_eq!(told, Some(json!([alice.user_id])));
+    crate::elsewhere::check(&server);
+}
+
+#[tokio::test]
 async fn who_says_nothing_more_has_stopped() {
     let server = TestServer::new();
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);

@@ -7,8 +7,9 @@ use ruma::OwnedServerName;
 use serde_json::{Value, json};
 
 use crate::{
+    identity::identity,
     room::Room,
-    server::{Client, text},
+    server::{Answer, Client, PASSWORD, text},
     world::World,
 };
 
@@ -51,6 +52,21 @@ pub(crate) enum Deed {
     Whisper { whom: String, text: String },
     /// Redacts an event.
     Redact { room: Arc<Room>, event: String },
+    /// Has read up to an event.
+    Read { room: Arc<Room>, event: String },
+    /// Types for a while.
+    Type { room: Arc<Room> },
+    /// Says how they are.
+    Appear {
+        presence: &'static str,
+        text: String,
+    },
+    /// Logs in with a new device that has keys.
+    Equip { device: String, seed: u8 },
+    /// Gives the first device another name.
+    Rename { name: String },
+    /// Logs a device out.
+    LogOut { device: String, token: String },
 }
 
 impl fmt::Debug for Deed {
@@ -71,6 +87,12 @@ impl fmt::Debug for Deed {
             Self::Leave { room } => write!(f, "leaves {}", room.0),
             Self::Change { room, how, whom } => write!(f, "does {how} to {whom} in {}", room.0),
             Self::Redact { room, event } => write!(f, "redacts {event} in {}", room.0),
+            Self::Read { room, event } => write!(f, "has read {event} in {}", room.0),
+            Self::Type { room } => write!(f, "types in {}", room.0),
+            Self::Appear { presence, text } => write!(f, "is {presence}, {text}"),
+            Self::Equip { device, .. } => write!(f, "gets the device {device}"),
+            Self::Rename { name } => write!(f, "calls the first device {name}"),
+            Self::LogOut { device, .. } => write!(f, "loses the device {device}"),
         }
     }
 }
@@ -93,7 +115,11 @@ impl Deed {
     /// The room that it is about, if it is about one.
     pub(crate) fn room(&self) -> Option<&Arc<Room>> {
         Some(match self {
-            Self::Whisper { .. } => return None,
+            Self::Whisper { .. }
+            | Self::Appear { .. }
+            | Self::Equip { .. }
+            | Self::Rename { .. }
+            | Self::LogOut { .. } => return None,
             Self::Say { room, .. }
             | Self::Set { room, .. }
             | Self::Empower { room, .. }
@@ -101,7 +127,9 @@ impl Deed {
             | Self::Knock { room, .. }
             | Self::Leave { room }
             | Self::Change { room, .. }
-            | Self::Redact { room, .. } => room,
+            | Self::Redact { room, .. }
+            | Self::Read { room, .. }
+            | Self::Type { room } => room,
         })
     }
 
@@ -152,6 +180,30 @@ impl Deed {
                 let path = format!("redact/{event}/of-{event}");
                 room.put(&client, &path, json!({})).await
             }
+            Self::Read { room, event } => {
+                let path = format!("receipt/m.read/{event}");
+                room.post(&client, &path, json!({})).await
+            }
+            Self::Type { room } => {
+                let path = format!("typing/{}", client.user_id);
+                let body = json!({ "typing": true, "timeout": 20_000 });
+                room.put(&client, &path, body).await
+            }
+            Self::Appear { presence, text } => {
+                let path = format!("/_matrix/client/v3/presence/{}/status", client.user_id);
+                let body = json!({ "presence": presence, "status_msg": text });
+                client.put(&path, body).await
+            }
+            Self::Equip { device, seed } => equip(&client, device, *seed).await,
+            Self::Rename { name } => {
+                let path = format!("/_matrix/client/v3/devices/{}", client.device_id);
+                client.put(&path, json!({ "display_name": name })).await
+            }
+            Self::LogOut { token, .. } => {
+                let mut device = client.clone();
+                device.token = Some(token.clone());
+                device.post("/_matrix/client/v3/logout", json!({})).await
+            }
         };
         Done {
             who,
@@ -159,6 +211,26 @@ impl Deed {
             status,
             body,
         }
+    }
+}
+
+/// Logs in with a new device, and gives it keys.
+async fn equip(client: &Client, device: &str, seed: u8) -> Answer {
+    let user = json!({ "type": "m.id.user", "user": client.user_id });
+    let body = json!({
+        "type": "m.login.password", "identifier": user, "password": PASSWORD, "device_id": device,
+    });
+    let (status, answer) = client.post("/_matrix/client/v3/login", body).await;
+    if status != StatusCode::OK {
+        return (status, answer);
+    }
+    let mut new = client.clone();
+    device.clone_into(&mut new.device_id);
+    new.token = Some(text(&answer, "access_token"));
+    let keys = json!({ "device_keys": identity(&new, seed) });
+    match new.post("/_matrix/client/v3/keys/upload", keys).await {
+        (StatusCode::OK, _) => (StatusCode::OK, answer),
+        refused => refused,
     }
 }
 
@@ -229,6 +301,63 @@ impl World {
         }
     }
 
+    /// Something that makes no event.
+    pub(crate) fn some_quiet_deed(&self, who: usize) -> Deed {
+        let room = self.rooms[self.pick(self.rooms.len())].clone();
+        let number = self.draw(1_000_000);
+        match self.draw(100) {
+            0..50 => {
+                let said = self.said(&room);
+                if said.is_empty() {
+                    return Deed::Type { room };
+                }
+                let event = said[self.pick(said.len())].clone();
+                Deed::Read { room, event }
+            }
+            50..65 => Deed::Type { room },
+            65..75 => Deed::Appear {
+                presence: ["online", "unavailable", "offline"][self.pick(3)],
+                text: format!("s{who}-{number}"),
+            },
+            75..80 => Deed::Rename {
+                name: format!("n{who}-{number}"),
+            },
+            80..93 => Deed::Equip {
+                device: format!("D{number}"),
+                seed: number.to_le_bytes()[0],
+            },
+            _ => self.some_log_out(who, number),
+        }
+    }
+
+    fn some_log_out(&self, who: usize, number: u64) -> Deed {
+        let of_theirs = self.done.iter().filter(|done| done.who == who);
+        let mut equipped = of_theirs.filter_map(|done| match &done.deed {
+            Deed::Equip { device, .. } if done.status == StatusCode::OK => {
+                Some((device.clone(), text(&done.body, "access_token")))
+            }
+            _ => None,
+        });
+        match equipped.next_back() {
+            Some((device, token)) => Deed::LogOut { device, token },
+            None => Deed::Equip {
+                device: format!("E{number}"),
+                seed: number.to_le_bytes()[0],
+            },
+        }
+    }
+
+    /// The messages of a room of which those who sent them know.
+    fn said(&self, room: &Room) -> Vec<String> {
+        let of_room = |done: &&Done| done.deed.room().is_some_and(|of| of.0 == room.0);
+        self.done
+            .iter()
+            .filter(of_room)
+            .filter(|done| matches!(done.deed, Deed::Say { .. }))
+            .filter_map(Done::event)
+            .collect()
+    }
+
     fn some_join_rule(&self, number: u64) -> Value {
         let other = &self.rooms[self.pick(self.rooms.len())].0;
         let rule = ["public", "invite", "knock", "restricted"][self.pick(4)];
@@ -237,14 +366,7 @@ impl World {
     }
 
     fn some_redaction(&self, room: Arc<Room>) -> Deed {
-        let of_room = |done: &&Done| done.deed.room().is_some_and(|of| of.0 == room.0);
-        let said: Vec<String> = self
-            .done
-            .iter()
-            .filter(of_room)
-            .filter(|done| matches!(done.deed, Deed::Say { .. }))
-            .filter_map(Done::event)
-            .collect();
+        let said = self.said(&room);
         if said.is_empty() {
             let text = format!("r{}", self.draw(1_000_000));
             return Deed::Say { room, text };

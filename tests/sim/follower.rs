@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     room::{Room, encoded},
@@ -22,6 +22,10 @@ pub(crate) struct Known {
     holes: Vec<String>,
     /// The state, as the answers add up to it.
     pub(crate) state: BTreeMap<(String, String), String>,
+    /// Who is in the room.
+    members: BTreeSet<String>,
+    /// Who types there.
+    pub(crate) typists: Value,
 }
 
 #[derive(Default)]
@@ -31,6 +35,10 @@ pub(crate) struct Follower {
     /// What came for its device alone, in the order in which it came.
     pub(crate) whispers: Vec<String>,
     pub(crate) rooms: HashMap<String, Known>,
+    /// The devices of all with whom it shares a room, as it has last asked for them.
+    pub(crate) devices: BTreeMap<String, Value>,
+    /// Whose devices have changed since it has asked.
+    outdated: BTreeSet<String>,
 }
 
 fn list<'a>(part: &'a Value, section: &str) -> &'a [Value] {
@@ -42,6 +50,13 @@ fn list<'a>(part: &'a Value, section: &str) -> &'a [Value] {
 impl Known {
     fn apply(&mut self, event: &Value) {
         if let Some(key) = event["state_key"].as_str() {
+            if event["type"] == "m.room.member" {
+                if event["content"]["membership"] == "join" {
+                    self.members.insert(key.to_owned());
+                } else {
+                    self.members.remove(key);
+                }
+            }
             let key = (text(event, "type"), key.to_owned());
             self.state.insert(key, text(event, "event_id"));
         }
@@ -50,6 +65,12 @@ impl Known {
     fn take(&mut self, part: &Value, who: &str) {
         if !self.is_in {
             self.state.clear();
+            self.members.clear();
+        }
+        for event in list(part, "ephemeral") {
+            if event["type"] == "m.typing" {
+                self.typists = event["content"]["user_ids"].clone();
+            }
         }
         for event in list(part, "state") {
             self.apply(event);
@@ -102,6 +123,49 @@ impl Follower {
                 known.is_in = is_in;
             }
         }
+        let lists = &answer["device_lists"];
+        let users = |of: &Value| -> Vec<String> {
+            let users = of.as_array().into_iter().flatten();
+            users
+                .filter_map(|user| Some(user.as_str()?.to_owned()))
+                .collect()
+        };
+        self.outdated.extend(users(&lists["changed"]));
+        for user in users(&lists["left"]) {
+            self.devices.remove(&user);
+        }
+        self.look_up().await;
+    }
+
+    /// Asks for the devices of those whom it does not know, or not any more.
+    async fn look_up(&mut self) {
+        let shared = self.rooms.values().filter(|known| known.is_in);
+        let wanted: BTreeSet<&String> = shared.flat_map(|known| &known.members).collect();
+        self.devices.retain(|user, _| wanted.contains(user));
+        let asked: Vec<_> = wanted
+            .into_iter()
+            .filter(|user| !self.devices.contains_key(*user) || self.outdated.contains(*user))
+            .cloned()
+            .collect();
+        if asked.is_empty() {
+            return;
+        }
+        let told = devices_of(self.client(), &asked).await;
+        for user in asked {
+            if let Some(devices) = told.get(&user) {
+                self.outdated.remove(&user);
+                self.devices.insert(user, devices.clone());
+            }
+        }
+    }
+
+    /// Whose devices it wants to know and does not.
+    pub(crate) fn unknown(&self) -> Vec<&String> {
+        let shared = self.rooms.values().filter(|known| known.is_in);
+        let wanted = shared.flat_map(|known| &known.members);
+        wanted
+            .filter(|user| !self.devices.contains_key(*user) || self.outdated.contains(*user))
+            .collect()
     }
 
     /// Looks back wherever its timeline began anew, as far as there is anything.
@@ -119,6 +183,24 @@ impl Follower {
             }
         }
     }
+}
+
+/// The devices of users, as far as their servers can be asked.
+pub(crate) async fn devices_of(client: &Client, users: &[String]) -> BTreeMap<String, Value> {
+    let wanted: BTreeMap<_, _> = users.iter().map(|user| (user, json!([]))).collect();
+    let body = json!({ "device_keys": wanted });
+    let answer = ok(client.post("/_matrix/client/v3/keys/query", body).await);
+    let failures = &answer["failures"];
+    let is_told = |user: &&String| {
+        let (_, server) = user.split_once(':').expect("it is the id of a user");
+        failures.get(server).is_none()
+    };
+    let told = users.iter().filter(is_told);
+    told.map(|user| {
+        let devices = answer["device_keys"].get(user);
+        (user.clone(), devices.cloned().unwrap_or_else(|| json!({})))
+    })
+    .collect()
 }
 
 /// All that a client finds before a place in a room, newest first.

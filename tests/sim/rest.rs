@@ -34,10 +34,10 @@ pub(crate) static DIVIDED: AtomicU64 = AtomicU64::new(0);
 type State = BTreeMap<(String, String), String>;
 
 /// A room as one node has it.
-struct Held {
-    at: usize,
+pub(crate) struct Held {
+    pub(crate) at: usize,
     /// A local user who is in the room.
-    by: usize,
+    pub(crate) by: usize,
     state: State,
     /// The events that can be had, newest first.
     history: Vec<Value>,
@@ -62,6 +62,7 @@ impl World {
             }
             self.settle().await;
         }
+        self.fall_silent().await;
         for who in 0..self.people.len() {
             // Where a timeline had to tell of what another branch has undone, the answer after it puts that right.
             for _ in 0..2 {
@@ -74,6 +75,8 @@ impl World {
             };
             self.people[who].follower = self.until(looked).await;
         }
+        // Whoever looked was there.
+        self.fall_silent().await;
     }
 
     /// Repeats what nobody has answered, as clients do, and joins that were half done.
@@ -115,7 +118,7 @@ impl World {
     }
 
     /// Waits until nobody has anything to do.
-    async fn settle(&mut self) {
+    pub(crate) async fn settle(&mut self) {
         let mut pause = Duration::from_millis(200);
         for _ in 0..200 {
             self.step(pause).await;
@@ -165,7 +168,7 @@ impl World {
     }
 
     /// Whether a user is in a room, as an office sees it.
-    async fn is_in(&self, at: usize, room: &Room, user: &str) -> bool {
+    pub(crate) async fn is_in(&self, at: usize, room: &Room, user: &str) -> bool {
         let Some(state) = self.state(at, room).await else {
             return false;
         };
@@ -186,7 +189,7 @@ impl World {
         None
     }
 
-    fn stored(&self, at: usize, id: &str) -> Option<Arc<Stored>> {
+    pub(crate) fn stored(&self, at: usize, id: &str) -> Option<Arc<Stored>> {
         let services = &self.offices[at].node().services;
         let id = <&EventId>::try_from(id).expect("it is an id");
         let found = services.rooms.find_event(&services.store().latest(), id);
@@ -199,6 +202,8 @@ impl World {
             sound(&[office.node()]);
         }
         self.all_whispers_heard();
+        self.nobody_is_there().await;
+        let mut whole = Vec::new();
         for room in self.rooms.clone() {
             let mut held = Vec::new();
             for at in 0..self.offices.len() {
@@ -216,18 +221,27 @@ impl World {
             }
             ROOMS.fetch_add(1, Ordering::Relaxed);
             Self::nothing_twice(&room, &held);
-            if self.is_divided(&held) {
+            let at: Vec<_> = held.iter().map(|held| held.at).collect();
+            self.all_is_explained(&room, &at).await;
+            let is_divided = self.is_divided(&held);
+            if is_divided {
                 DIVIDED.fetch_add(1, Ordering::Relaxed);
                 self.tell(&format!("{} is divided", room.0));
             } else {
                 self.same_state(&room, &held);
                 self.same_history(&room, &held);
                 self.nothing_lost(&room, &held);
+                self.same_receipts(&room, &held).await;
             }
             for held in &held {
                 self.told_all(&room, held).await;
+                self.nobody_types(&room, held);
+            }
+            if !is_divided {
+                whole.push((room, held));
             }
         }
+        self.same_devices(&whole).await;
     }
 
     /// Whether one node shows what another has soft-failed. It then builds on what that one leaves aside, and their states

@@ -288,6 +288,11 @@ impl World {
         let who = self.someone();
         let deed = self.some_deed(who);
         self.begin(who, deed);
+        if self.draw(2) == 0 {
+            let who = self.someone();
+            let deed = self.some_quiet_deed(who);
+            self.begin(who, deed);
+        }
     }
 
     /// Has somebody do something, without waiting for what comes of it.

@@ -84,11 +84,33 @@ async fn send(
     add(&services, &requester, new).await
 }
 
+/// Which events are listed: those that wait, as it was before there were others to list, or those that do not any more.
+#[derive(Deserialize)]
+struct Listing {
+    #[serde(default)]
+    status: Status,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Status {
+    #[default]
+    Scheduled,
+    Finalised,
+}
+
 async fn list(
     services: Arc<Services>,
-    Ruma { requester, .. }: Ruma<get_all_delayed_events::unstable::Request>,
+    Ruma {
+        requester, query, ..
+    }: Ruma<get_all_delayed_events::unstable::Request>,
 ) -> Result<Json> {
-    let events = services.delayed.list(&requester)?;
+    let query: Listing = serde_html_form::from_str(&query)
+        .map_err(|_| Error::invalid_param("`status` must be scheduled or finalised"))?;
+    let events = match query.status {
+        Status::Scheduled => services.delayed.list(&requester)?,
+        Status::Finalised => services.delayed.list_ended(&requester)?,
+    };
     Json::of(&json!({ "delayed_events": events }))
 }
 
@@ -154,9 +176,7 @@ async fn carry_out(
     match action {
         UpdateAction::Restart => services.delayed.restart(id).await?,
         UpdateAction::Cancel => services.delayed.cancel(id).await?,
-        UpdateAction::Send => {
-            services.delayed.send(id).await?;
-        }
+        UpdateAction::Send => services.delayed.send(id).await?,
         _ => return Err(unknown()),
     }
     Json::of(&json!({}))

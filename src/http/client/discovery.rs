@@ -34,6 +34,10 @@ const FEATURES: &[&str] = &[
     "org.matrix.msc4155",
     "org.matrix.msc4380",
     "org.matrix.msc4380.stable",
+    // Apps set up cross-signing for a new account only where this is named, whatever version the server serves.
+    "org.matrix.e2e_cross_signing",
+    // By this alone apps know that the room directory tells rooms from spaces.
+    "org.matrix.msc3827.stable",
     "org.matrix.msc3391",
     "org.matrix.msc3890",
     "org.matrix.msc4151",

@@ -6,12 +6,27 @@ use ruma::api::client::{room::get_summary, space::get_hierarchy};
 
 use crate::{
     error::Result,
-    http::{extract::Ruma, respond::Json, routes::Routes},
+    http::{
+        extract::{Accepts, Ruma},
+        respond::Json,
+        routes::Routes,
+    },
     service::{Services, lifecycle::Branch},
 };
 
+/// Another unstable path of the summary, which ruma does not know: Element Web and Cinny ask here.
+const SUMMARY_OF_APPS: &str =
+    "/_matrix/client/unstable/im.nheko.summary/summary/{room_id_or_alias}";
+
 pub(super) fn routes(routes: Routes) -> Routes {
-    routes.also_guests(hierarchy).also_guests(summary)
+    let accepts = Accepts {
+        guests: true,
+        ..Accepts::USUAL
+    };
+    routes
+        .also_guests(hierarchy)
+        .also_guests(summary)
+        .at(SUMMARY_OF_APPS, accepts, summary)
 }
 
 async fn hierarchy(

@@ -23,13 +23,12 @@ use super::events::number;
 use crate::{
     error::{Error, Result},
     http::{extract::Ruma, respond::Json, routes::Routes},
-    protocol::{ids::Position, token::SyncToken},
-    service::Services,
+    protocol::{
+        ids::Position,
+        token::{SlidingToken, SyncToken},
+    },
+    service::{Services, threads::Threads},
 };
-
-/// How many threads one answer tells of if nothing is said, and how many at most.
-const USUAL: usize = 100;
-const MOST: usize = 512;
 
 pub(super) fn routes(routes: Routes) -> Routes {
     routes.on(get).on(subscribe).on(unsubscribe).on(changes)
@@ -174,7 +173,8 @@ async fn changes(
             "`dir` must be b: the newest comes first",
         ));
     }
-    let limit = request.limit.map_or(USUAL, number).min(MOST);
+    let limit = request.limit.map_or(Threads::USUAL, number);
+    let limit = limit.min(Threads::MOST);
     if limit == 0 {
         return Err(Error::invalid_param("`limit` must be greater than zero"));
     }
@@ -194,11 +194,14 @@ async fn changes(
     Json::of(&answer)
 }
 
-/// A place in the order of changes: where an earlier answer ended, or a sync.
+/// A place in the order of changes: where an earlier answer ended, or a sync, of the one kind or the other.
 fn place(name: &str, text: Option<&str>) -> Result<Option<Position>> {
     let Some(text) = text.filter(|text| !text.is_empty()) else {
         return Ok(None);
     };
+    if let Ok(token) = text.parse::<SlidingToken>() {
+        return Ok(Some(token.position));
+    }
     let token = text.parse::<SyncToken>();
     let token = token.map_err(|e| Error::invalid_param(format!("{name}: {e}")))?;
     Ok(Some(token.position))

@@ -63,6 +63,7 @@ fn unsigned_has_what_is_known() {
     let all = Unsigned {
         age: Some(7),
         transaction_id: Some("a\"b".to_owned()),
+        delay_id: Some("later".to_owned()),
         membership: Some("join".to_owned()),
         prev_content: Some("{\"topic\":\"old\"}".to_owned()),
         prev_sender: Some("@b:example.org".to_owned()),
@@ -71,7 +72,7 @@ fn unsigned_has_what_is_known() {
         relations: Some("{}".to_owned()),
     };
     let expect = json!({
-        "age": 7, "transaction_id": "a\"b", "membership": "join", "prev_content": { "topic": "old" },
+        "age": 7, "transaction_id": "a\"b", "org.matrix.msc4140.delay_id": "later", "membership": "join", "prev_content": { "topic": "old" },
         "prev_sender": "@b:example.org", "replaces_state": "$zero", "redacted_because": { "x": 1 }, "m.relations": {},
     });
     assert_eq!(unsigned(&all), expect);

@@ -194,6 +194,7 @@ impl Room {
                 json!({ "join_rule": if *level > 0 { "public" } else { "invite" } }),
             ),
             9 => ("org.example.own", sender, json!({})),
+            10 => ("org.example.own", target, json!({ "by": sender })),
             _ => (
                 "m.room.power_levels",
                 "",
@@ -270,6 +271,35 @@ impl Room {
         .expect("resolvable")
     }
 
+    /// The same by our own algorithm.
+    fn by_v2(&self, states: &[StateMap<usize>]) -> StateMap<OwnedEventId> {
+        let is_agreed = |key: &(StateEventType, String)| {
+            states
+                .iter()
+                .all(|state| state.get(key) == states[0].get(key))
+        };
+        let agreed: StateMap<usize> = states[0]
+            .iter()
+            .filter(|(key, _)| is_agreed(key))
+            .map(|(key, number)| (key.clone(), *number))
+            .collect();
+        let conflicts = states.iter().flatten();
+        let conflicts = conflicts.filter(|(key, _)| !is_agreed(key));
+        let mut conflicted: HashSet<_> = conflicts.map(|(_, number)| *number).collect();
+        let chains: Vec<_> = states.iter().map(|state| self.chain(state)).collect();
+        if !conflicted.is_empty() {
+            let all: BTreeSet<usize> = chains.iter().flatten().copied().collect();
+            let differs = |number: &usize| !chains.iter().all(|chain| chain.contains(number));
+            conflicted.extend(all.into_iter().filter(differs));
+        }
+        let conflicted = conflicted
+            .into_iter()
+            .map(|number| self.id(number))
+            .collect();
+        let find = |id: &EventId| self.event(id);
+        v2::resolve(self.rules, &self.ids(&agreed), &conflicted, &find).expect("resolvable")
+    }
+
     /// The same by differences only.
     fn by_us(&self, states: &[StateMap<usize>]) -> StateMap<OwnedEventId> {
         let agreed: StateMap<usize> = states[0]
@@ -343,7 +373,7 @@ fn tries() -> impl Strategy<Value = Vec<Try>> {
         any::<prop::sample::Index>(),
         0..4_usize,
         0..4_usize,
-        0..12_usize,
+        0..13_usize,
         -1..101_i64,
         2..6_u32,
     );
@@ -385,6 +415,38 @@ proptest! {
     }
 
     #[test]
+    fn our_own_algorithm_gives_what_rumas_gives(
+        tries in tries(),
+        tips in proptest::collection::vec(any::<prop::sample::Index>(), 2..4),
+        version in prop_oneof![Just(RoomVersionId::V2), Just(RoomVersionId::V6), Just(RoomVersionId::V11)],
+    ) {
+        let room = build(&version, &tries);
+        let states: Vec<_> = tips.iter().map(|tip| room.states[tip.index(room.states.len())].clone()).collect();
+        prop_assert_eq!(room.by_v2(&states), room.by_ruma(&states));
+    }
+
+    #[test]
+    fn differences_with_owned_state_resolve_like_whole_states(
+        tries in tries(),
+        tips in proptest::collection::vec(any::<prop::sample::Index>(), 2..4),
+        eleven in any::<bool>(),
+    ) {
+        let room = build(&owned(eleven), &tries);
+        let states: Vec<_> = tips.iter().map(|tip| room.states[tip.index(room.states.len())].clone()).collect();
+        let resolved = room.by_us(&states);
+        prop_assert_eq!(&resolved, &room.by_v2(&states));
+        // Where nobody has touched what is another's, the rules are those of the version that it was made from.
+        let is_foreign = |event: &Arc<Event>| {
+            let header = &event.header;
+            let key = header.state_key.as_deref().unwrap_or_default();
+            auth::owned::is_owned(&header.event_type, key) && key != header.sender.as_str()
+        };
+        if !room.events.iter().any(is_foreign) {
+            prop_assert_eq!(resolved, room.by_ruma(&states));
+        }
+    }
+
+    #[test]
     fn version_1_resolves_the_same_in_any_order(
         tries in tries(),
         tips in proptest::collection::vec(any::<prop::sample::Index>(), 2..4),
@@ -398,6 +460,39 @@ proptest! {
         for (key, id) in &resolved {
             prop_assert!(states.iter().any(|state| state.get(key).is_some_and(|number| room.id(*number) == *id)));
         }
+    }
+}
+
+/// A room version in which state can belong to users.
+fn owned(eleven: bool) -> RoomVersionId {
+    let number = if eleven { "11" } else { "10" };
+    RoomVersionId::try_from(format!("org.matrix.msc3757.{number}")).expect("a version")
+}
+
+#[test]
+fn who_has_lost_power_writes_no_state_of_others_in_the_meantime() {
+    for (level, stands) in [(70, true), (0, false)] {
+        let mut room = Room::new(&owned(true));
+        // b has 50, and c and d none.
+        for user in &USERS[2..] {
+            let joined = json!({ "membership": "join" });
+            let at = room.events.len() - 1;
+            room.add(Some(at), user, "m.room.member", user, &joined, 2);
+        }
+        let base = room.events.len() - 1;
+        let key = format!("{}_x", USERS[2]);
+        // Everybody may write it, but for owners.
+        let own = "m.room.topic";
+        let before = room.events.len();
+        room.add(Some(base), USERS[3], own, &key, &json!({}), 3);
+        assert_eq!(room.events.len(), before, "d may not");
+        let levels = room.levels(&[(1, level)]);
+        room.add(Some(base), USERS[0], "m.room.power_levels", "", &levels, 4);
+        room.add(Some(base), USERS[1], own, &key, &json!({}), 5);
+        assert_eq!(room.events.len(), before + 2, "b may");
+        let resolved = room.by_us(&room.states[before..]);
+        let found = resolved.get(&(StateEventType::from(own), key));
+        assert_eq!(found, stands.then(|| room.id(before + 1)).as_ref());
     }
 }
 

@@ -15,7 +15,9 @@ use crate::{
         integrity::{self, ServerKey},
         server_keys::{self, OldKey},
     },
-    remote::{FixedNames, Kind, Lan, Limits, Network, Remote, Transport, memory},
+    remote::{
+        FixedNames, Kind, Lan, Limits, Network, Reloaded, Remote, Transport, TrustError, memory,
+    },
 };
 
 type Fits = fn(&Kind) -> bool;
@@ -248,13 +250,18 @@ async fn files_with_authorities_are_read_again() {
         }
         let network = web.network(&federation, names(&["a.example"], &[]));
         let is_reached = async || ask(&network, &server, SOON).await.is_ok();
-        assert!(!network.reload().unwrap() && !is_reached().await);
+        let reload = || {
+            let reloaded = network.reload(&federation, |_| None)?;
+            assert!(!(is_peer && reloaded.authorities));
+            Ok::<_, TrustError>(reloaded != Reloaded::default())
+        };
+        assert!(!reload().unwrap() && !is_reached().await);
         std::fs::write(&file, &right).unwrap();
         assert!(!is_reached().await, "nobody has read it yet");
-        assert!(network.reload().unwrap() && is_reached().await);
+        assert!(reload().unwrap() && is_reached().await);
         std::fs::write(&file, "-----BEGIN").unwrap();
-        assert!(network.reload().is_err() && is_reached().await);
+        assert!(reload().is_err() && is_reached().await);
         std::fs::write(&file, &wrong).unwrap();
-        assert!(network.reload().unwrap() && !is_reached().await);
+        assert!(reload().unwrap() && !is_reached().await);
     }
 }

@@ -6,7 +6,7 @@ use super::{Accounts, Requester, removal::Removal, sessions::devices_of};
 use crate::{
     error::{Error, Result},
     protocol::ids::UserNid,
-    service::delayed_rows::{Delayed, forget_transactions_of},
+    service::delayed_rows::{Delayed, ended_of, forget_of},
     store::schema::{
         ACCOUNTS, AccountRow, BACKUP_KEYS, KEY_BACKUPS, PROFILES, THREAD_SUBSCRIPTION_CHANGES,
         THREAD_SUBSCRIPTIONS,
@@ -75,6 +75,7 @@ impl Accounts {
             let fields = fields.map(|row| row.map(|((_, field), _)| field));
             let fields: Vec<_> = fields.collect::<Result<_, _>>()?;
             let delayed = Delayed::of_user(&view, user)?;
+            let ended = ended_of(&view, user)?;
             let committed = self.store.commit(|batch| {
                 ACCOUNTS.put(batch, &(user,), &account);
                 removal.write(batch);
@@ -85,7 +86,7 @@ impl Accounts {
                 for delayed in &delayed {
                     delayed.remove(batch);
                 }
-                forget_transactions_of(batch, user);
+                forget_of(batch, user, &ended);
                 for field in &fields {
                     PROFILES.delete(batch, &(user, field.as_str()));
                 }

@@ -5,17 +5,23 @@
 //! meanwhile: its id is the transaction by which it is sent. Somebody else's change of the same state makes it void; that
 //! is seen when anybody looks at it, so that no event of a room costs more because of this.
 
+mod ended;
+mod list;
 mod run;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use http::StatusCode;
 use parking_lot::Mutex;
-use ruma::{OwnedEventId, RoomId, events::room::member::MembershipState};
-use serde::Serialize;
-use serde_json::value::RawValue;
+use ruma::{RoomId, events::room::member::MembershipState};
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use self::list::Told;
+use self::{
+    ended::{Action, Ending},
+    run::When,
+};
 
 use super::{
     Requester,
@@ -28,12 +34,12 @@ use super::{
 use crate::{
     clock::{Clock, Entropy},
     error::{Error, Result},
-    protocol::ids::UserNid,
+    protocol::ids::{Position, UserNid},
     store::{
         self, Store, View,
         schema::{
-            CURRENT_STATE, DELAYED_EVENTS, DELAYED_TRANSACTIONS, DelayedRow, DelayedTransactionRow,
-            ROOM_MEMBERS,
+            CURRENT_STATE, DELAYED_ENDED, DELAYED_EVENTS, DELAYED_TRANSACTIONS, DelayedRow,
+            DelayedTransactionRow, Outcome, ROOM_MEMBERS,
         },
     },
 };
@@ -110,20 +116,6 @@ pub struct NewDelayed<'r> {
     pub txn_id: Option<&'r str>,
 }
 
-/// Such an event as its sender is told of it.
-#[derive(Debug, Serialize)]
-pub struct Scheduled {
-    delay_id: String,
-    room_id: String,
-    #[serde(rename = "type")]
-    event_type: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    state_key: Option<String>,
-    delay: u64,
-    running_since: u64,
-    content: Box<RawValue>,
-}
-
 impl DelayedEvents {
     /// Nothing is sent before [`run`](Self::run).
     pub fn new(parts: Parts) -> Self {
@@ -172,9 +164,10 @@ impl DelayedEvents {
                     id: self.entropy.token(43),
                     row,
                 };
+                let ends = self.end_void(&void)?;
                 let committed = self.store.commit(|batch| {
-                    for void in &void {
-                        void.remove(batch);
+                    for end in &ends {
+                        end.write(batch);
                     }
                     delayed.put(batch);
                     if let Some(key) = &transaction {
@@ -266,111 +259,115 @@ impl DelayedEvents {
         })
     }
 
-    /// The events of the user that wait, by when they are due.
-    ///
-    /// # Errors
-    /// When the store fails.
-    pub fn list(&self, requester: &Requester) -> Result<Vec<Scheduled>> {
-        let (mut kept, _) = self.of_user(&self.store.view(), requester)?;
-        let sending = self.sending.lock().clone();
-        kept.retain(|delayed| !sending.contains(&delayed.id));
-        kept.sort_by_key(|delayed| delayed.row.due);
-        kept.into_iter().map(|one| self.shown(one)).collect()
-    }
-
-    /// One of them.
-    ///
-    /// # Errors
-    /// 404 M_NOT_FOUND.
-    pub fn get(&self, requester: &Requester, id: &str) -> Result<Scheduled> {
-        let view = self.store.view();
-        let row = DELAYED_EVENTS.get(&view, &(id,))?;
-        let row = row.filter(|row| row.user == requester.nid);
-        match row {
-            Some(row) if !self.is_void(&view, &row)? => self.shown(Delayed {
-                id: id.to_owned(),
-                row,
-            }),
-            _ => Err(not_there()),
-        }
-    }
-
-    fn shown(&self, Delayed { id, row }: Delayed) -> Result<Scheduled> {
-        let damaged = |e| Error::Internal(format!("the delayed event {id} is damaged: {e}"));
-        let content = RawValue::from_string(row.content).map_err(damaged)?;
-        Ok(Scheduled {
-            room_id: self.store.room_id(row.room)?.to_string(),
-            event_type: row.event_type,
-            state_key: row.state_key,
-            delay: row.delay,
-            running_since: row.since,
-            content,
-            delay_id: id,
-        })
-    }
-
     /// Lets the delay begin anew.
     ///
     /// # Errors
-    /// 404 M_NOT_FOUND when it was sent or cancelled, or never was; 429.
+    /// 404 M_NOT_FOUND when it never was, or that is long ago, 409 when it was sent or cancelled; 429.
     pub async fn restart(&self, id: &str) -> Result<()> {
-        self.admit(id)?;
-        self.change(id, |batch, delayed, now| {
-            delayed.row.since = now;
-            delayed.row.due = now.saturating_add(delayed.row.delay);
-            delayed.put(batch);
-        })
-        .await
+        self.change(id, Action::Restart).await
     }
 
-    /// Has it never sent.
+    /// Has it never sent; that it is cancelled already is well.
     ///
     /// # Errors
     /// As [`restart`](Self::restart).
     pub async fn cancel(&self, id: &str) -> Result<()> {
-        self.admit(id)?;
-        self.change(id, |_, _, _| {}).await
+        self.change(id, Action::Cancel).await
     }
 
     /// Bounds how often anybody acts on an event; on one that is not there there is nothing to bound.
     fn admit(&self, id: &str) -> Result<()> {
-        if !DELAYED_EVENTS.contains(&self.store.latest(), &(id,))? {
+        let view = self.store.latest();
+        if !DELAYED_EVENTS.contains(&view, &(id,))? && !DELAYED_ENDED.contains(&view, &(id,))? {
             return Err(not_there());
         }
         self.limits.check(Kind::Message, id)
     }
 
-    /// Removes an event and lets `change` put it back.
-    async fn change(
-        &self,
-        id: &str,
-        change: impl FnOnce(&mut store::Batch<'_>, &mut Delayed, u64),
-    ) -> Result<()> {
+    async fn change(&self, id: &str, action: Action) -> Result<()> {
+        self.admit(id)?;
         let position = {
             let _still = self.accounts.still();
             let sending = self.sending.lock();
-            let mut delayed = self.waiting(id, &sending)?.ok_or_else(not_there)?;
-            let now = self.clock.now_ms();
-            let committed = self.store.commit(|batch| {
-                delayed.remove(batch);
-                change(batch, &mut delayed, now);
-                Ok(())
-            })?;
-            committed.position
+            match self.waiting(id, &sending)? {
+                Some(delayed) => self.write_change(&delayed, action)?,
+                None => {
+                    self.bury(id, &sending)?;
+                    drop(sending);
+                    self.too_late(id, action)?;
+                    // Whoever did it first may still wait for the disk.
+                    self.store.latest().position()
+                }
+            }
         };
         self.store.durable(position).await?;
         self.changed.notify_one();
         Ok(())
     }
 
-    /// Sends it now.
+    fn write_change(&self, delayed: &Delayed, action: Action) -> Result<Position> {
+        let committed = if action == Action::Restart {
+            let mut again = delayed.clone();
+            again.row.since = self.clock.now_ms();
+            again.row.due = again.row.since.saturating_add(again.row.delay);
+            self.store.commit(|batch| {
+                delayed.remove(batch);
+                again.put(batch);
+                Ok(())
+            })?
+        } else {
+            let end = self.end(delayed, Outcome::Cancelled)?;
+            self.store.commit(|batch| {
+                end.write(batch);
+                Ok(())
+            })?
+        };
+        Ok(committed.position)
+    }
+
+    /// Sends it now; that it is sent already is well. Where it can not be sent it goes on to wait for its time.
     ///
     /// # Errors
     /// As [`restart`](Self::restart), and why it can not be sent.
-    pub async fn send(&self, id: &str) -> Result<OwnedEventId> {
+    pub async fn send(&self, id: &str) -> Result<()> {
         self.admit(id)?;
-        let delayed = self.take(id, None)?.ok_or_else(not_there)?;
-        self.deliver(&delayed).await
+        match self.take(id, None)? {
+            Some(delayed) => self.deliver(&delayed, When::Asked).await,
+            None => {
+                self.too_late(id, Action::Send)?;
+                Ok(self.store.durable(self.store.latest().position()).await?)
+            }
+        }
+    }
+
+    /// What is written of events that are void.
+    fn end_void(&self, void: &[Delayed]) -> Result<Vec<Ending>> {
+        let end = |delayed| {
+            let outcome = Outcome::Refused {
+                errcode: "M_UNKNOWN".to_owned(),
+                message: "Somebody else has changed this state meanwhile".to_owned(),
+            };
+            self.end(delayed, outcome)
+        };
+        void.iter().map(end).collect()
+    }
+
+    /// Ends an event that is there but does not wait, as it is void. To be called while `sending` is held.
+    fn bury(&self, id: &str, sending: &HashSet<String>) -> Result<()> {
+        if sending.contains(id) {
+            return Ok(());
+        }
+        if let Some(row) = DELAYED_EVENTS.get(&self.store.latest(), &(id,))? {
+            let id = id.to_owned();
+            let ends = self.end_void(&[Delayed { id, row }])?;
+            let _not_awaited = self.store.commit(|batch| {
+                for end in &ends {
+                    end.write(batch);
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
     }
 
     /// Those of a user that are still good, and those that are void.

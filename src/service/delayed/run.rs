@@ -15,19 +15,33 @@ use super::{DelayedEvents, not_there};
 use crate::{
     error::{Error, Result},
     protocol::ids::{Position, RoomNid},
-    service::{Requester, delayed_rows::Delayed, lifecycle::object},
-    store::schema::{ACCOUNTS, DELAYED_DUE, DELAYED_EVENTS},
+    service::{
+        Requester,
+        delayed_rows::Delayed,
+        lifecycle::{DelayedContent, object},
+    },
+    store::schema::{ACCOUNTS, DELAYED_DUE, DELAYED_EVENTS, Outcome},
 };
 
-/// When it is tried again, where the node or another server was at fault, and for how long after its time.
+/// When it is tried again, where the node or another server was at fault: after as long as it is late already, within these
+/// bounds, until it is sent or refused.
 const AGAIN: Duration = Duration::from_secs(5);
-const GIVEN_UP: Duration = Duration::from_hours(1);
+const AGAIN_AT_LATEST: Duration = Duration::from_secs(10 * 60);
 
 /// The clock of the machine may be set while the node waits, so it is looked at now and then.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// How many events are picked up at once.
 const MOST_AT_ONCE: usize = 1000;
+
+/// Why an event is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum When {
+    /// Its time has come.
+    Due,
+    /// Somebody has asked for it.
+    Asked,
+}
 
 type Busy = Arc<Mutex<HashSet<RoomNid>>>;
 
@@ -77,7 +91,7 @@ impl DelayedEvents {
                         return;
                     }
                     if let Err(error) = this.fire(&id).await {
-                        tracing::debug!(%error, id, "a delayed event was not sent");
+                        tracing::debug!(%error, "a delayed event was not sent");
                     }
                 }
                 busy.lock().remove(&room);
@@ -90,13 +104,13 @@ impl DelayedEvents {
     async fn fire(&self, id: &str) -> Result<()> {
         let now = self.clock.now_ms();
         match self.take(id, Some(now))? {
-            Some(delayed) => self.deliver(&delayed).await.map(|_| ()),
+            Some(delayed) => self.deliver(&delayed, When::Due).await,
             None => Ok(()),
         }
     }
 
     /// Takes an event to be sent, so that nobody else does; only if it is due by then, where that is said. One that is void
-    /// is removed.
+    /// is ended.
     pub(super) fn take(&self, id: &str, due_by: Option<u64>) -> Result<Option<Delayed>> {
         let _still = self.accounts.still();
         let mut sending = self.sending.lock();
@@ -107,53 +121,74 @@ impl DelayedEvents {
             }
             return Ok(is_due.then_some(delayed));
         }
-        if !sending.contains(id)
-            && let Some(row) = DELAYED_EVENTS.get(&self.store.latest(), &(id,))?
-        {
-            let id = id.to_owned();
-            let void = Delayed { id, row };
-            let _not_awaited = self.store.commit(|batch| {
-                void.remove(batch);
-                Ok(())
-            })?;
-        }
+        self.bury(id, &sending)?;
         Ok(None)
     }
 
-    /// Sends what was taken, and removes it; where that failed for no fault of its own, it waits for another time.
-    pub(super) async fn deliver(&self, delayed: &Delayed) -> Result<OwnedEventId> {
+    /// Sends what was taken, and ends it; where that failed for no fault of its own, it waits for another time.
+    pub(super) async fn deliver(&self, delayed: &Delayed, when: When) -> Result<()> {
         let sent = self.submit(delayed).await;
         let done = {
             let _still = self.accounts.still();
             let mut sending = self.sending.lock();
             sending.remove(&delayed.id);
-            self.finish(delayed, sent.as_ref().err())
+            self.finish(delayed, &sent, when)
         };
         match (sent, done) {
-            (Ok(id), Ok(position)) => {
-                self.store.durable(position).await?;
-                Ok(id)
-            }
+            (Ok(_), Ok(position)) => Ok(self.store.durable(position).await?),
             (Err(error), _) | (_, Err(error)) => Err(error),
         }
     }
 
-    fn finish(&self, delayed: &Delayed, error: Option<&Error>) -> Result<Position> {
+    fn finish(
+        &self,
+        delayed: &Delayed,
+        sent: &Result<OwnedEventId>,
+        when: When,
+    ) -> Result<Position> {
         let view = self.store.latest();
         if !DELAYED_EVENTS.contains(&view, &(delayed.id.as_str(),))? {
             // Gone with its user.
             return Ok(view.position());
         }
+        let outcome = match sent {
+            Ok(id) => Outcome::Sent(id.clone()),
+            // What stands in its way may be gone until its time comes.
+            Err(_) if when == When::Asked => return Ok(view.position()),
+            Err(error) if is_temporary(error) => return self.put_off(delayed, error),
+            Err(error) => {
+                let user = self.store.user_id(delayed.row.user)?;
+                let room = self.store.room_id(delayed.row.room)?;
+                tracing::warn!(%user, %room, %error, "a delayed event is refused, and not sent");
+                let (_, errcode, message) = error.answer();
+                let errcode = errcode.to_owned();
+                Outcome::Refused { errcode, message }
+            }
+        };
+        let end = self.end(delayed, outcome)?;
+        let committed = self.store.commit(|batch| {
+            end.write(batch);
+            Ok(())
+        })?;
+        Ok(committed.position)
+    }
+
+    /// Has it tried again later.
+    fn put_off(&self, delayed: &Delayed, error: &Error) -> Result<Position> {
         let now = self.clock.now_ms();
-        let last = delayed.row.since + delayed.row.delay + ms(GIVEN_UP);
+        let late = now.saturating_sub(delayed.row.since.saturating_add(delayed.row.delay));
+        let wait = late.clamp(ms(AGAIN), ms(AGAIN_AT_LATEST));
+        let user = self.store.user_id(delayed.row.user)?;
+        let room = self.store.room_id(delayed.row.room)?;
+        tracing::warn!(
+            %user, %room, %error, late_ms = late, again_in_ms = wait,
+            "a delayed event could not be sent yet"
+        );
         let mut again = delayed.clone();
-        again.row.due = now.saturating_add(ms(AGAIN));
-        let is_again = error.is_some_and(is_temporary) && again.row.due <= last;
+        again.row.due = now.saturating_add(wait);
         let committed = self.store.commit(|batch| {
             delayed.remove(batch);
-            if is_again {
-                again.put(batch);
-            }
+            again.put(batch);
             Ok(())
         })?;
         Ok(committed.position)
@@ -173,25 +208,15 @@ impl DelayedEvents {
         };
         let room = self.store.room_id(row.room)?;
         let content = object(&row.content)?;
-        let kind = row.event_type.as_str();
-        match &row.state_key {
-            Some(key) => {
-                let sending =
-                    self.lifecycle
-                        .send_state(&requester, &room, kind.into(), key, content);
-                Box::pin(sending).await
-            }
-            None => {
-                let sending = self.lifecycle.send_message(
-                    &requester,
-                    &room,
-                    kind.into(),
-                    content,
-                    &delayed.id,
-                );
-                Box::pin(sending).await
-            }
-        }
+        let event = DelayedContent {
+            event_type: row.event_type.as_str(),
+            state_key: row.state_key.as_deref(),
+            content,
+        };
+        let sending = self
+            .lifecycle
+            .send_delayed(&requester, &room, event, &delayed.id);
+        Box::pin(sending).await
     }
 }
 

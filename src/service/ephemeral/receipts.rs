@@ -36,6 +36,7 @@ use crate::{
     },
 };
 
+const READ: &str = "m.read";
 const PRIVATE: &str = "m.read.private";
 
 /// How many receipts are looked at to find those for some events.
@@ -115,8 +116,9 @@ impl Receipts {
         Ok(self.store.durable(committed.position).await?)
     }
 
-    /// Another server says what a user of its has read; it was seen that the user is in the room. What is not known here
-    /// is ignored.
+    /// Another server says what a user of its has read; it was seen that the user is in the room. That server knows what it
+    /// is that was read last: what it says last counts, also where the events stand in another order here, or where this one
+    /// has not come yet.
     ///
     /// # Errors
     /// 404 when there is no such room.
@@ -131,19 +133,35 @@ impl Receipts {
         let (nid, members) = (guard.head().nid, guard.head().members.clone());
         let view = self.store.latest();
         let found = self.rooms.find_event(&view, &mark.event_id)?;
-        let found = found
-            .filter(|stored| stored.event.header.room_id == *room && stored.facts.order.is_some());
-        let Some(stored) = found else {
+        let is_elsewhere = |stored: &Arc<Stored>| stored.event.header.room_id != *room;
+        if found.as_ref().is_some_and(is_elsewhere) {
             return Ok(());
+        }
+        let placed = found.filter(|stored| stored.facts.order.is_some());
+        let thread = match &placed {
+            Some(stored) => self.thread_read(&view, &mark.thread, stored),
+            None => self.thread_of_unknown(&view, &mark.thread, room),
         };
-        let change = match self.receipt(&view, (user, nid), mark, &stored) {
+        let thread = match thread {
             Err(error) if !error.is_internal() => return Ok(()),
-            change => change?,
+            thread => thread?,
         };
-        let Some(Change::Receipt { mut new, old }) = change else {
+        let old = RECEIPTS_OF.get(&view, &(nid, user, READ, thread))?;
+        let new = ReceiptRow {
+            user,
+            receipt_type: READ.to_owned(),
+            thread: thread.to_owned(),
+            event_id: mark.event_id.clone(),
+            order: placed.and_then(|stored| stored.facts.order).unwrap_or(0),
+            ts: ts.min(self.clock.now_ms()),
+            position: Position::default(),
+        };
+        if let Some(old) = &old
+            && (&old.event_id, old.ts) == (&new.event_id, new.ts)
+        {
             return Ok(());
-        };
-        new.ts = ts.min(new.ts);
+        }
+        let old = old.map(|old| old.position);
         // The other server does not wait for it.
         let _not_awaited = self.store.commit(|batch| {
             let _told_by_its_server = write(batch, nid, &members, Change::Receipt { new, old });
@@ -246,7 +264,7 @@ impl Receipts {
         stored: &Stored,
     ) -> Result<Option<Change>> {
         let receipt_type = match &mark.receipt_type {
-            ReceiptType::Read => "m.read",
+            ReceiptType::Read => READ,
             ReceiptType::ReadPrivate => PRIVATE,
             _ => return Err(Error::invalid_param("There is no such type of receipt")),
         };
@@ -293,6 +311,27 @@ impl Receipts {
         };
         if !is_read_in_it {
             return Err(Error::invalid_param("The event is not in this thread"));
+        }
+        Ok(thread.as_str().unwrap_or_default())
+    }
+
+    /// The same for an event that is not here yet. The thread must be known, or else there could be any number of them.
+    fn thread_of_unknown<'m>(
+        &self,
+        view: &View,
+        thread: &'m ReceiptThread,
+        room: &RoomId,
+    ) -> Result<&'m str> {
+        let is_known = match thread {
+            ReceiptThread::Unthreaded | ReceiptThread::Main => true,
+            ReceiptThread::Thread(root) => {
+                let root = self.rooms.find_event(view, root)?;
+                root.is_some_and(|root| root.event.header.room_id == *room)
+            }
+            _ => false,
+        };
+        if !is_known {
+            return Err(Error::not_found("The thread"));
         }
         Ok(thread.as_str().unwrap_or_default())
     }

@@ -1,5 +1,7 @@
 //! Who is typing, in memory: gone with the node, and after a while by itself.
 //!
+//! Only where somebody types is written down, so that whoever was told so is told after a restart that it is over.
+//!
 //! See "Typing Notifications" in the client-server API.
 
 use std::{
@@ -24,7 +26,7 @@ use crate::{
         Requester,
         rooms::{Rooms, ignored},
     },
-    store::{Members, Store, View, notify::Kinds, outgoing::Note},
+    store::{self, Members, Store, View, notify::Kinds, outgoing::Note, schema::TYPING},
 };
 
 /// The longest that somebody types without saying so again; as long as Synapse allows.
@@ -63,23 +65,38 @@ struct Typed {
 }
 
 impl Typing {
-    /// Nobody types. Whoever stops by themselves is noticed by one of `tasks`, until `stop` is cancelled.
-    pub fn new(
+    /// Nobody types any more. Whoever stops by themselves is noticed by one of `tasks`, until `stop` is cancelled.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn open(
         store: Store,
         clock: Clock,
         rooms: Arc<Rooms>,
         tasks: TaskTracker,
         stop: CancellationToken,
-    ) -> Self {
-        Self {
+    ) -> Result<Self> {
+        let view = store.latest();
+        let mut typists = Typists::default();
+        for row in TYPING.scan(&view, &()).collect::<store::Result<Vec<_>>>()? {
+            let ((room,), ()) = row;
+            let typed = Typed {
+                id: (*store.room_id(room)?).clone(),
+                until: BTreeMap::new(),
+                // The store has drawn a position when it was opened, which nobody was told before.
+                changed: view.position(),
+            };
+            typists.rooms.insert(room, typed);
+        }
+        Ok(Self {
             store,
             clock,
             rooms,
             tasks,
             stop,
-            typists: Mutex::default(),
+            typists: Mutex::new(typists),
             sooner: Arc::default(),
-        }
+        })
     }
 
     /// A user types for as long as `timeout`, or has stopped.
@@ -200,11 +217,16 @@ impl Typing {
     }
 
     fn announce(&self, room: RoomNid, members: Members, news: &[(UserNid, bool)]) -> Result<()> {
-        // Nothing is stored, so nobody needs to wait for the disk.
-        let _no_rows = self.store.commit(|batch| {
+        // Nobody who types waits for the disk.
+        let _not_awaited = self.store.commit(|batch| {
             let position = batch.position();
             if let Some(typed) = self.typists.lock().rooms.get_mut(&room) {
                 typed.changed = position;
+                if typed.until.is_empty() {
+                    TYPING.delete(batch, &(room,));
+                } else {
+                    TYPING.put(batch, &(room,), &());
+                }
             }
             batch.touch_users(position, members, room, Kinds::TYPING);
             for (user, typing) in news.iter().copied() {

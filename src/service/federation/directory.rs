@@ -105,6 +105,7 @@ impl Federation {
         let rooms = rooms.filter_map(|room| Summary::deserialize(room).ok());
         Ok(Listed {
             chunk: rooms
+                .map(Summary::listed)
                 .take(usize::try_from(limit).unwrap_or(usize::MAX))
                 .collect(),
             next_batch: told.next_batch,

@@ -71,7 +71,15 @@ impl Federation {
         }
         let mut all = Vec::new();
         for (nid, row) in rows {
-            let (found, is_all) = Outbox::find(&view, nid, row.cursor)?;
+            let (mut found, is_all) = Outbox::find(&view, nid, row.cursor)?;
+            let mut failed = Ok(());
+            found.retain(|item| {
+                outbox.is_told(&view, item).unwrap_or_else(|error| {
+                    failed = Err(error);
+                    true
+                })
+            });
+            failed?;
             let is_event = |item: &&Item| matches!(item.what, What::Event | What::Extra);
             let first = found.iter().find(is_event);
             let oldest = match first {
@@ -160,6 +168,19 @@ impl Outbox {
             }
         }
         Ok(())
+    }
+
+    /// Whether something that was found is told at all: of the receipts of others their own servers tell, and of private
+    /// ones nobody.
+    fn is_told(&self, view: &View, item: &Item) -> Result<bool> {
+        if item.what != What::Receipt {
+            return Ok(true);
+        }
+        let Some(row) = RECEIPTS.get(view, &(item.room, item.position))? else {
+            return Ok(false);
+        };
+        let user = self.parts.store.user_id(row.user)?;
+        Ok(row.receipt_type == "m.read" && user.server_name() == self.parts.keyring.name())
     }
 
     /// What a server has not got yet, oldest first, and whether that is all.

@@ -25,6 +25,7 @@ use serde_json::{Value, value::RawValue};
 
 use self::spaces::Walks;
 pub use self::{
+    send::DelayedContent,
     spaces::{Branch, RoomSummary, Tree},
     third_party::Bound,
 };

@@ -9,14 +9,25 @@ use ruma::{
 use super::{Lifecycle, redact_related::check_types};
 use crate::{
     error::{Error, Result},
-    protocol::{event::Origin, ids::EventNid},
+    protocol::{auth::owned, event::Origin, ids::EventNid, version},
     service::{
         Requester,
         limits::Kind,
         rooms::{NewEvent, RoomHead, Transaction},
     },
-    store::{View, schema::RELATIONS},
+    store::{View, schema::RELATIONS_BY},
 };
+
+/// An event that has waited for its time.
+#[derive(Debug)]
+pub struct DelayedContent<'e> {
+    /// Its type.
+    pub event_type: &'e str,
+    /// Its state key, if it is state.
+    pub state_key: Option<&'e str>,
+    /// Its content.
+    pub content: CanonicalJsonObject,
+}
 
 impl Lifecycle {
     /// Sends an event that is no state. The same transaction of the same device gives the same event again.
@@ -28,24 +39,64 @@ impl Lifecycle {
         requester: &Requester,
         room: &RoomId,
         event_type: TimelineEventType,
-        mut content: CanonicalJsonObject,
+        content: CanonicalJsonObject,
         txn_id: &str,
+    ) -> Result<OwnedEventId> {
+        let transaction = transaction(requester, format!("send/{event_type}"), txn_id);
+        self.message(requester, room, event_type, content, transaction)
+            .await
+    }
+
+    async fn message(
+        &self,
+        requester: &Requester,
+        room: &RoomId,
+        event_type: TimelineEventType,
+        mut content: CanonicalJsonObject,
+        transaction: Option<Transaction>,
     ) -> Result<OwnedEventId> {
         let redacts = if event_type == TimelineEventType::RoomRedaction {
             Some(redacted(&mut content)?)
         } else {
             None
         };
-        let scope = format!("send/{event_type}");
         let event = NewEvent {
             sender: requester.user_id.clone(),
             event_type,
             state_key: None,
             content,
             redacts,
-            transaction: transaction(requester, scope, txn_id),
+            transaction,
         };
         self.send(requester, room, event).await
+    }
+
+    /// Sends an event that has waited, once for each id by which it did. See MSC4140.
+    ///
+    /// # Errors
+    /// As for an event that is sent at once.
+    pub async fn send_delayed(
+        &self,
+        requester: &Requester,
+        room: &RoomId,
+        event: DelayedContent<'_>,
+        delay_id: &str,
+    ) -> Result<OwnedEventId> {
+        let transaction = Some(Transaction {
+            origin: Origin::delayed(delay_id),
+            scope: format!("send/{}", event.event_type),
+        });
+        let (kind, content) = (event.event_type, event.content);
+        match event.state_key {
+            Some(key) => {
+                self.state(requester, room, kind.into(), key, content, transaction)
+                    .await
+            }
+            None => {
+                self.message(requester, room, kind.into(), content, transaction)
+                    .await
+            }
+        }
     }
 
     /// Redacts an event, and what relates to it by these types of relations as far as the user may.
@@ -93,6 +144,19 @@ impl Lifecycle {
         state_key: &str,
         content: CanonicalJsonObject,
     ) -> Result<OwnedEventId> {
+        self.state(requester, room, event_type, state_key, content, None)
+            .await
+    }
+
+    async fn state(
+        &self,
+        requester: &Requester,
+        room: &RoomId,
+        event_type: StateEventType,
+        state_key: &str,
+        content: CanonicalJsonObject,
+        transaction: Option<Transaction>,
+    ) -> Result<OwnedEventId> {
         if event_type == StateEventType::RoomMember {
             return self
                 .set_membership(requester, room, state_key, content)
@@ -109,7 +173,8 @@ impl Lifecycle {
             self.check_remote_aliases(requester, room, &content).await?;
         }
         let is_end = event_type == StateEventType::RoomTombstone && state_key.is_empty();
-        let event = NewEvent::state(&requester.user_id, event_type, state_key, content);
+        let mut event = NewEvent::state(&requester.user_id, event_type, state_key, content);
+        event.transaction = transaction;
         let id = self.send(requester, room, event).await?;
         if is_end {
             self.move_all_settings(room).await?;
@@ -170,6 +235,15 @@ impl Lifecycle {
         {
             self.check_aliases(head, &event.content)?;
         }
+        let key = event.state_key.as_deref().unwrap_or_default();
+        if version::has_owned_state(head.rules)
+            && owned::is_owned(&event.event_type, key)
+            && owned::owner(key).is_none()
+        {
+            return Err(Error::bad_json(
+                "A state key that begins with `@` must be a user's id, which an underscore and more may follow",
+            ));
+        }
         Ok(())
     }
 
@@ -219,11 +293,10 @@ impl Lifecycle {
             )),
             Some("m.annotation") => {
                 let sender = self.store.user_nid(&event.sender)?;
-                for row in RELATIONS.scan(&view, &(parent.nid, "m.annotation")) {
-                    let (_, row) = row?;
-                    if row.sender == sender
-                        && self.is_reaction(&view, row.event, event, text("key"))?
-                    {
+                let own = RELATIONS_BY.scan(&view, &(parent.nid, sender, "m.annotation"));
+                for row in own {
+                    let (_, (earlier,)) = row?;
+                    if self.is_reaction(&view, earlier, event, text("key"))? {
                         return Err(Error::api(
                             StatusCode::BAD_REQUEST,
                             "M_DUPLICATE_ANNOTATION",

@@ -9,9 +9,10 @@ mod pair;
 mod report;
 mod status;
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use http::StatusCode;
+use parking_lot::RwLock;
 use ruma::{OwnedServerName, ServerName};
 
 pub use self::{
@@ -22,7 +23,7 @@ pub use self::{
 use super::{federation::Federation, keyring::Keyring};
 use crate::{
     clock::{Clock, Entropy},
-    config::Config,
+    config::{self, Config},
     error::{Error, Result},
     remote::{Peer, Remote},
     store::{
@@ -34,6 +35,8 @@ use crate::{
 /// The servers with which this node is paired.
 pub struct Peers {
     parts: Parts,
+    /// `federation.ca_files` as it is now.
+    ca_files: RwLock<Vec<PathBuf>>,
     /// Two who use the same code come one after the other.
     pairing: tokio::sync::Mutex<()>,
 }
@@ -74,9 +77,45 @@ impl Peers {
             }
         }
         Ok(Self {
+            ca_files: RwLock::new(parts.config.federation.ca_files.clone()),
             parts,
             pairing: tokio::sync::Mutex::default(),
         })
+    }
+
+    /// Takes the peer table and the authorities of a configuration, and reads the certificates that it names; the rest of it
+    /// does not count. Who was paired with and is named no more is a peer by the pairing again. Says whether anything is
+    /// different. Blocks.
+    ///
+    /// # Errors
+    /// When a file cannot be used, and then everything stays as it was; when the store fails.
+    pub fn reload(&self, federation: &config::Federation) -> Result<bool> {
+        let parts = &self.parts;
+        let mut failed = None;
+        let reloaded = parts.remote.reload(federation, |server| {
+            let row = PEERS.get(&parts.store.latest(), &(server.as_str(),));
+            let row = row.unwrap_or_else(|error| {
+                failed = Some(error);
+                None
+            });
+            row.map(|row| Peer::paired(row.address, row.voucher))
+        });
+        let reloaded = reloaded.map_err(|error| Error::Internal(error.to_string()))?;
+        self.ca_files.write().clone_from(&federation.ca_files);
+        for server in &reloaded.peers {
+            match parts.remote.peer(server) {
+                Some(peer) => {
+                    let address = peer.address.map(tracing::field::display);
+                    tracing::info!(%server, address, "is a peer in this way now");
+                }
+                None => tracing::info!(%server, "is no peer any more"),
+            }
+            parts.federation.peer_changed(server)?;
+        }
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
+        Ok(reloaded.authorities || !reloaded.peers.is_empty())
     }
 
     /// Takes a peer out of the store and of the peer table at once.
@@ -89,7 +128,7 @@ impl Peers {
             None => return Err(no_peer(server)),
             Some(peer) if peer.is_configured => {
                 return Err(Error::invalid_param(format!(
-                    "{server} is in the configuration file: remove its section there and start the node again"
+                    "{server} is in the configuration file: remove its section there, and have the node read it again (systemctl reload kontor, or SIGHUP)"
                 )));
             }
             Some(_) => {}

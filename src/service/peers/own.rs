@@ -1,6 +1,9 @@
 //! What this node tells a new peer about itself: where it is, and how its certificate is judged.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use ruma::{OwnedServerName, ServerName};
 use sha2::{Digest as _, Sha256};
@@ -31,10 +34,12 @@ impl Peers {
     /// How the certificate is judged that this node shows at an address.
     pub(super) async fn own_voucher(&self, address: &ServerName) -> Result<Voucher> {
         let config = self.parts.config.clone();
+        let ca_files = self.ca_files.read().clone();
         let now = Duration::from_millis(self.parts.clock.now_ms());
         let hosts = [config.server.name.host(), address.host()].map(in_certificate);
         // Reads files.
-        let found = tokio::task::spawn_blocking(move || voucher(&config, &hosts, now)).await;
+        let found =
+            tokio::task::spawn_blocking(move || voucher(&config, &ca_files, &hosts, now)).await;
         let found = found.map_err(|e| Error::Internal(e.to_string()))?;
         found.map_err(|error| {
             Error::Internal(format!("the node's certificate cannot be read: {error}"))
@@ -58,7 +63,12 @@ fn address(config: &Config) -> OwnedServerName {
 }
 
 /// How the certificate in the configured files is judged under one of these names.
-fn voucher(config: &Config, hosts: &[String], now: Duration) -> Result<Voucher, TlsError> {
+fn voucher(
+    config: &Config,
+    ca_files: &[PathBuf],
+    hosts: &[String],
+    now: Duration,
+) -> Result<Voucher, TlsError> {
     let listen = &config.listen;
     if listen.https.is_none() {
         // A reverse proxy shows a certificate that we do not know.
@@ -82,7 +92,7 @@ fn voucher(config: &Config, hosts: &[String], now: Duration) -> Result<Voucher, 
         let one = found.find(|one| vouches(one)).and_then(<[_]>::first);
         Ok(one.map(|one| Voucher::Authorities(vec![one.to_vec()])))
     };
-    for file in &config.federation.ca_files {
+    for file in ca_files {
         if let Some(voucher) = of_file(file)? {
             return Ok(voucher);
         }

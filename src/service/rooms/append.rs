@@ -17,7 +17,7 @@ use ruma::{
 use serde_json::value::RawValue;
 
 use self::{known::Known, write::write};
-use super::{RoomHead, Rooms, Stored};
+use super::{RoomHead, Rooms, Stored, aggregations::Tie};
 use crate::{
     error::{Error, Result},
     protocol::{
@@ -110,7 +110,7 @@ struct Drafted {
 #[derive(Default)]
 pub(super) struct Context {
     /// What it relates to, and how.
-    pub(super) relation: Option<(EventNid, String)>,
+    pub(super) relation: Option<(EventNid, Tie)>,
     /// The order of the newest reply of the thread that it is a reply in, if there is one.
     pub(super) last_reply: Option<i64>,
     /// The root of its thread.
@@ -127,7 +127,7 @@ pub(super) struct Redacted {
     pub(super) emptied: Event,
     pub(super) sender: UserNid,
     /// What it related to, and how: it does so no longer.
-    pub(super) relation: Option<(EventNid, String)>,
+    pub(super) relation: Option<(EventNid, Tie)>,
     /// The order of the reply before it, if it was a reply in a thread.
     pub(super) last_reply: Option<i64>,
 }
@@ -440,6 +440,16 @@ impl<'r> Run<'r> {
         let Some(target) = self.rooms.target_of(&self.view, event)? else {
             return Ok(None);
         };
+        let in_run = self
+            .drafted
+            .iter()
+            .filter_map(|drafted| drafted.context.redacted.as_ref());
+        if in_run
+            .into_iter()
+            .any(|other| other.target.nid == target.nid)
+        {
+            return Ok(None);
+        }
         let rules = self.head.rules;
         let power = self
             .rooms

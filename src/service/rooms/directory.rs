@@ -228,7 +228,7 @@ impl Rooms {
         {
             return Ok(None);
         }
-        self.summary(view, room)
+        Ok(self.summary(view, room)?.map(Summary::listed))
     }
 }
 

@@ -192,6 +192,7 @@ impl Rooms {
         });
 
         let mut rows: Vec<(Arc<Stored>, Vec<EventNid>, UserNid, Context)> = Vec::new();
+        let mut redacted = HashSet::new();
         for stored in shown {
             let mut context = self.context_of(&view, &stored.event)?;
             let header = &stored.event.header;
@@ -202,7 +203,8 @@ impl Rooms {
                         let power = self.power_levels(&view, &state, head.rules)?;
                         let is_allowed =
                             power.redaction_applies(&header.sender, &target.event.header.sender);
-                        if is_allowed && target.facts.order.is_some() {
+                        if is_allowed && target.facts.order.is_some() && redacted.insert(target.nid)
+                        {
                             context.redacted = Some(self.redaction(&view, target, head.rules)?);
                         }
                     }
@@ -221,7 +223,11 @@ impl Rooms {
         }
         let mut arrivals = Vec::new();
         for (stored, ..) in &rows {
-            arrivals.push(self.arrivals(&view, head, &stored.event)?);
+            let mut arrived = self.arrivals(&view, head, &stored.event)?;
+            for target in &redacted {
+                arrived.without(*target);
+            }
+            arrivals.push(arrived);
         }
         // A redaction that comes together with its target.
         for (by, ..) in &rows {

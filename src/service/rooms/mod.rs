@@ -1,5 +1,6 @@
 //! Rooms and their events: the only place that writes them.
 
+mod aggregations;
 mod append;
 mod by_time;
 mod directory;
@@ -91,6 +92,7 @@ impl Rooms {
         keyring: Arc<Keyring>,
         config: &Config,
     ) -> Result<Self> {
+        aggregations::open(&store)?;
         let budget = config.database.memory.bytes() / 8;
         Ok(Self {
             heads: Heads::default(),

@@ -24,8 +24,11 @@ use crate::{
 /// How many relations lie at most between an event and what is found for it.
 const MAX_DEPTH: usize = 3;
 
-/// The most relations that are gathered, so that a made-up web of them costs no more than a busy thread.
+/// The most relations that are looked at, so that a made-up web of them costs no more than a busy thread.
 const MAX_GATHERED: usize = 20_000;
+
+/// The most ways in which events relate to one that are told apart when none is named.
+const MAX_KINDS: usize = 100;
 
 /// Which related events are asked for.
 #[derive(Clone, Debug, Default)]
@@ -80,8 +83,7 @@ impl Rooms {
             sight.reach()?;
             return Err(Error::not_found("The event"));
         };
-        let found = sight.gather(parent.stored.nid, kind)?;
-        let (seen, next) = sight.page_of(found, kind, page)?;
+        let (seen, next) = sight.related(parent.stored.nid, kind, page)?;
 
         let mut out = String::from("{\"chunk\":[");
         sight.show_all(&mut out, &seen, Shape::Client)?;
@@ -102,27 +104,32 @@ impl Rooms {
     }
 }
 
-/// Related events by their place in the timeline.
-type Found = BTreeMap<i64, RelationRow>;
+/// An event that relates to another one, by its place in the timeline.
+type Related = (i64, RelationRow);
+
+/// The places of a page: behind the one, up to the other.
+type Span = (Bound<i64>, Bound<i64>);
 
 impl Sight<'_> {
-    fn gather(&self, parent: EventNid, kind: &Kind) -> Result<Found> {
-        let mut found = Found::new();
+    /// What relates to an event, also by way of others, within a span. All of it is read, as what is about a reply lies
+    /// nowhere near what is about another.
+    fn gather(
+        &self,
+        parent: EventNid,
+        kind: &Kind,
+        span: Span,
+    ) -> Result<impl DoubleEndedIterator<Item = Result<Related>> + use<>> {
         let depth = if kind.recurse { MAX_DEPTH } else { 1 };
+        let mut found = BTreeMap::new();
         // An event relates to one event at most, so none is found twice.
         let (mut parents, mut gathered) = (vec![parent], 0);
         for _ in 0..depth {
             for parent in std::mem::take(&mut parents) {
-                // With recursion, an event of another kind may lead to one of the kind.
-                let rows = match &kind.rel_type {
-                    Some(rel_type) if !kind.recurse => {
-                        RELATIONS.scan(self.view, &(parent, rel_type.as_str()))
-                    }
-                    _ => RELATIONS.scan(self.view, &(parent,)),
-                };
+                let rows = RELATIONS.scan(self.view, &(parent,));
                 for row in rows.take(MAX_GATHERED - gathered) {
                     let ((_, rel_type, order), row) = row?;
                     gathered += 1;
+                    // An event of another kind may lead to one of the kind.
                     parents.push(row.event);
                     if kind
                         .rel_type
@@ -134,17 +141,76 @@ impl Sight<'_> {
                 }
             }
         }
-        Ok(found)
+        let found = found.range(span).map(|(order, row)| Ok((*order, *row)));
+        Ok(found.collect::<Vec<_>>().into_iter())
     }
 
-    /// The visible ones among them, and where to go on if there are more.
-    fn page_of(
+    /// What relates to an event itself in these ways, within a span and in a direction; it is read as it is asked for.
+    fn directly(
         &self,
-        found: Found,
+        parent: EventNid,
+        kinds: Vec<String>,
+        (after, until): Span,
+        dir: Direction,
+    ) -> impl Iterator<Item = Result<Related>> {
+        let mut lists = Vec::new();
+        for kind in kinds {
+            let key = |order| (parent, kind.as_str(), order);
+            let bounds = (after.map(key), until.map(key));
+            let prefix = (parent, kind.as_str());
+            let rows = match dir {
+                Direction::Backward => RELATIONS.range_back(self.view, &prefix, bounds),
+                Direction::Forward => RELATIONS.range(self.view, &prefix, bounds),
+            };
+            lists.push(rows.peekable());
+        }
+        std::iter::from_fn(move || {
+            // Each kind is in order by itself.
+            let next = lists.iter_mut().filter_map(|rows| {
+                let rank = match rows.peek()? {
+                    // What can not be read must not be passed over.
+                    Err(_) => i64::MIN,
+                    Ok(((_, _, order), _)) if dir == Direction::Backward => !order,
+                    Ok(((_, _, order), _)) => *order,
+                };
+                Some((rank, rows))
+            });
+            let (_, rows) = next.min_by_key(|(rank, _)| *rank)?;
+            let row = rows.next()?;
+            Some(
+                row.map(|((_, _, order), row)| (order, row))
+                    .map_err(Into::into),
+            )
+        })
+    }
+
+    /// In which of the ways that are asked for something relates to an event; none if they are too many.
+    fn kinds_of(&self, parent: EventNid, asked: &Kind) -> Result<Option<Vec<String>>> {
+        if let Some(kind) = &asked.rel_type {
+            return Ok(Some(vec![kind.clone()]));
+        }
+        let mut kinds: Vec<String> = Vec::new();
+        while kinds.len() < MAX_KINDS {
+            let from = match kinds.last() {
+                Some(kind) => Bound::Excluded((parent, kind.as_str(), i64::MAX)),
+                None => Bound::Unbounded,
+            };
+            let mut rows = RELATIONS.range(self.view, &(parent,), (from, Bound::Unbounded));
+            let Some(row) = rows.next() else {
+                return Ok(Some(kinds));
+            };
+            kinds.push(row?.0.1);
+        }
+        Ok(None)
+    }
+
+    /// The visible ones among what relates to an event, and where to go on if there are more.
+    fn related(
+        &self,
+        parent: EventNid,
         kind: &Kind,
         page: Page,
     ) -> Result<(Vec<Seen>, Option<PageToken>)> {
-        let limit = page.limit.clamp(1, MAX_PAGE);
         let (from, to) = (
             page.from.map(|PageToken(order)| order),
             page.to.map(|PageToken(order)| order),
@@ -159,13 +225,30 @@ impl Sight<'_> {
         if matches!((after, until), (Some(after), Some(until)) if after >= until) {
             return Ok((Vec::new(), None));
         }
-        let range = found.range((excluded(after), included(until)));
-        let range: Box<dyn Iterator<Item = (&i64, &RelationRow)>> = match page.dir {
-            Direction::Backward => Box::new(range.rev()),
-            Direction::Forward => Box::new(range),
-        };
+        let span = (excluded(after), included(until));
+        if !kind.recurse
+            && let Some(kinds) = self.kinds_of(parent, kind)?
+        {
+            let found = self.directly(parent, kinds, span, page.dir);
+            return self.page_of(found.take(MAX_GATHERED), kind, page);
+        }
+        let found = self.gather(parent, kind, span)?;
+        match page.dir {
+            Direction::Backward => self.page_of(found.rev(), kind, page),
+            Direction::Forward => self.page_of(found, kind, page),
+        }
+    }
+
+    fn page_of(
+        &self,
+        found: impl Iterator<Item = Result<Related>>,
+        kind: &Kind,
+        page: Page,
+    ) -> Result<(Vec<Seen>, Option<PageToken>)> {
+        let limit = page.limit.clamp(1, MAX_PAGE);
         let (mut seen, mut last) = (Vec::new(), None);
-        for (order, row) in range {
+        for related in found {
+            let (order, row) = related?;
             if seen.len() == limit {
                 return Ok((seen, last));
             }
@@ -182,7 +265,7 @@ impl Sight<'_> {
                 seen.push(Seen { stored, membership });
                 last = Some(PageToken(match page.dir {
                     Direction::Backward => order.saturating_sub(1),
-                    Direction::Forward => *order,
+                    Direction::Forward => order,
                 }));
             }
         }

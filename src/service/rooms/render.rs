@@ -2,35 +2,30 @@
 //!
 //! See "Room event format" and "Forming relationships between events" in the client-server API.
 
-use std::{fmt::Write as _, ops::Bound, sync::Arc};
+use std::{fmt::Write as _, ops::Bound};
 
-use ruma::events::{TimelineEventType, room::member::MembershipState};
-use serde::{Deserialize, de::IgnoredAny};
+use ruma::events::room::member::MembershipState;
 
-use super::{Rooms, Seen, Sight, Stored};
+use super::{Seen, Sight, Stored, threads::THREAD};
 use crate::{
     error::{Error, Result},
     protocol::{
-        event::Event,
+        event::{Event, Origin},
         format::{self, Shape, Unsigned},
         ids::EventNid,
-        searchable::REPLACE,
         version,
     },
-    store::{
-        self, View,
-        schema::{ACCOUNTS, RELATIONS, ROOM_HEADS, RelationRow},
-    },
+    store::schema::{ACCOUNTS, EDITS, RELATIONS, ROOM_HEADS},
 };
 
 /// The most references that are told with an event.
 const MAX_REFERENCES: usize = 100;
 
-/// The most edits among which the valid newest one is looked for.
+/// The most edits, from the newest back, among which one is looked for that the asker may see.
 const MAX_EDITS: usize = 50;
 
-/// The most relations among which these are looked for, for everybody at once.
-const MAX_EDITS_READ: usize = 500;
+/// The most relations that are looked at to find some that are not by ignored users.
+const MAX_LOOKED_AT: usize = 1_000;
 
 /// The most replies, from the newest back, among which one is looked for that the asker may see.
 const MAX_HIDDEN_REPLIES: usize = 20;
@@ -107,17 +102,16 @@ impl Sight<'_> {
     fn unsigned(&self, stored: &Stored) -> Unsigned {
         let header = &stored.event.header;
         let now = i64::try_from(self.rooms.clock.now_ms()).unwrap_or(i64::MAX);
-        let by_this_device = |device: &str| {
-            header.sender == self.asker.user_id && self.asker.device_id.as_deref() == Some(device)
-        };
+        let origin = stored.facts.origin.as_ref();
+        let origin = origin.filter(|_| header.sender == self.asker.user_id);
+        let delay_id = origin.and_then(Origin::delay_id);
+        let by_this_device = origin.filter(|origin| {
+            delay_id.is_none() && self.asker.device_id.as_ref() == Some(&origin.device_id)
+        });
         Unsigned {
             age: Some(now.saturating_sub(i64::from(header.origin_server_ts.0))),
-            transaction_id: stored
-                .facts
-                .origin
-                .as_ref()
-                .filter(|origin| by_this_device(&origin.device_id))
-                .map(|origin| origin.txn_id.clone()),
+            transaction_id: by_this_device.map(|origin| origin.txn_id.clone()),
+            delay_id: delay_id.map(ToOwned::to_owned),
             ..Unsigned::default()
         }
     }
@@ -134,53 +128,50 @@ impl Sight<'_> {
         if stored.event.is_state() || matches!(kind, Some("m.replace" | "m.annotation")) {
             return Ok(None);
         }
-        let related = self.related(stored.nid)?;
-        if related.is_empty() {
+        if !self.has_related(stored.nid)? {
             return Ok(None);
         }
         let mut members = Vec::new();
-        if let Some(references) = self.references(&related.references)? {
+        if let Some(references) = self.references(stored.nid)? {
             members.push(format!("\"m.reference\":{{\"chunk\":[{references}]}}"));
         }
         if stored.facts.redacted_by.is_none()
-            && let Some(edit) = self.edit(stored, &related.edits, shape)?
+            && let Some(edit) = self.edit(stored, shape)?
         {
             members.push(format!("\"m.replace\":{edit}"));
         }
-        if kind != Some("m.thread")
-            && let Some(thread) = self.thread(stored, &related.replies, shape)?
+        if kind != Some(THREAD)
+            && let Some(thread) = self.thread(stored, shape)?
         {
             members.push(format!("\"m.thread\":{thread}"));
         }
         Ok((!members.is_empty()).then(|| format!("{{{}}}", members.join(","))))
     }
 
-    /// What relates to an event in the ways that are aggregated: one scan, which for most events finds nothing.
-    fn related(&self, parent: EventNid) -> Result<Related> {
-        let mut related = Related::default();
-        let horizon = self.horizon();
+    /// Whether anything relates to an event in the ways that are aggregated. To most nothing does, and one look says so.
+    fn has_related(&self, parent: EventNid) -> Result<bool> {
         let first = (parent, "m.reference", i64::MIN);
-        let last = (parent, "m.thread", i64::MAX);
+        let last = (parent, THREAD, i64::MAX);
         let bounds = (Bound::Included(first), Bound::Included(last));
-        for row in RELATIONS.range(self.view, &(parent,), bounds) {
-            let ((_, kind, order), row) = row?;
-            let list = match kind.as_str() {
-                _ if order >= horizon => continue,
-                "m.reference" => &mut related.references,
-                "m.replace" => &mut related.edits,
-                "m.thread" => &mut related.replies,
-                _ => continue,
-            };
-            if !self.ignores(row.sender)? {
-                list.push(row);
-            }
-        }
-        Ok(related)
+        let mut rows = RELATIONS.range(self.view, &(parent,), bounds);
+        Ok(rows.next().transpose()?.is_some())
     }
 
-    fn references(&self, rows: &[RelationRow]) -> Result<Option<String>> {
-        let mut chunk = String::new();
-        for row in rows.iter().take(MAX_REFERENCES) {
+    fn references(&self, parent: EventNid) -> Result<Option<String>> {
+        let (mut chunk, mut told) = (String::new(), 0);
+        let bounds = (
+            Bound::Unbounded,
+            Bound::Excluded((parent, "m.reference", self.horizon())),
+        );
+        let rows = RELATIONS.range(self.view, &(parent, "m.reference"), bounds);
+        for row in rows.take(MAX_LOOKED_AT) {
+            let (_, row) = row?;
+            if told == MAX_REFERENCES {
+                break;
+            }
+            if self.ignores(row.sender)? {
+                continue;
+            }
             let stored = self.rooms.event(self.view, row.event)?;
             if self.sees(&stored)?.is_none() {
                 continue;
@@ -192,24 +183,24 @@ impl Sight<'_> {
             });
             format::push_string(&mut chunk, stored.event.header.id.as_str());
             chunk.push('}');
+            told += 1;
         }
         Ok((!chunk.is_empty()).then_some(chunk))
     }
 
-    /// The newest valid edit. See "Validity of replacement events".
-    fn edit(
-        &self,
-        original: &Stored,
-        rows: &[RelationRow],
-        shape: Shape,
-    ) -> Result<Option<String>> {
-        if rows.is_empty() {
-            return Ok(None);
+    /// The newest valid edit that the asker may see. See "Validity of replacement events".
+    fn edit(&self, original: &Stored, shape: Shape) -> Result<Option<String>> {
+        let bounds: (Bound<(EventNid, u64, &str)>, _) = (Bound::Unbounded, Bound::Unbounded);
+        let newest = EDITS.range_back(self.view, &(original.nid,), bounds);
+        for row in newest.take(MAX_EDITS) {
+            let (_, (edit,)) = row?;
+            let edit = self.rooms.event(self.view, edit)?;
+            let is_in_time = edit.facts.order.is_some_and(|order| order < self.horizon());
+            if is_in_time && self.sees(&edit)?.is_some() {
+                return Ok(Some(self.bare(&edit, shape)));
+            }
         }
-        let sees = |edit: &Stored| Ok(self.sees(edit)?.is_some());
-        let rooms = self.rooms;
-        let newest = rooms.newest_edit(self.view, original, rows, sees)?;
-        Ok(newest.map(|edit| self.bare(&edit, shape)))
+        Ok(None)
     }
 
     /// Whether the asker is shown what the event says: nobody is once it was redacted, and whoever was not there when it was
@@ -222,95 +213,38 @@ impl Sight<'_> {
     }
 
     /// The summary of the thread that an event is the root of. See "Threading".
-    fn thread(&self, root: &Stored, rows: &[RelationRow], shape: Shape) -> Result<Option<String>> {
-        for row in rows.iter().rev().take(MAX_HIDDEN_REPLIES) {
+    fn thread(&self, root: &Stored, shape: Shape) -> Result<Option<String>> {
+        let bounds = (
+            Bound::Unbounded,
+            Bound::Excluded((root.nid, THREAD, self.horizon())),
+        );
+        let newest = RELATIONS.range_back(self.view, &(root.nid, THREAD), bounds);
+        let mut hidden = 0;
+        for row in newest.take(MAX_LOOKED_AT) {
+            let (_, row) = row?;
+            if self.ignores(row.sender)? {
+                continue;
+            }
             let stored = self.rooms.event(self.view, row.event)?;
             let Some(membership) = self.sees(&stored)? else {
+                hidden += 1;
+                if hidden == MAX_HIDDEN_REPLIES {
+                    break;
+                }
                 continue;
             };
-            let participated = root.event.header.sender == self.asker.user_id
-                || rows.iter().any(|row| row.sender == self.asker.nid);
             let mut json = String::from("{\"latest_event\":");
             self.show(&mut json, &Seen { stored, membership }, shape)?;
             let _ = write!(
                 json,
-                ",\"count\":{},\"current_user_participated\":{participated}}}",
-                rows.len()
+                ",\"count\":{},\"current_user_participated\":{}}}",
+                self.replies(root.nid)?,
+                self.has_taken_part(root)?
             );
             return Ok(Some(json));
         }
         Ok(None)
     }
-}
-
-impl Rooms {
-    /// The newest valid edit of an event that anybody sees who sees all of its room.
-    pub fn edit_of(&self, view: &View, original: &Stored) -> Result<Option<Arc<Stored>>> {
-        type Key = (EventNid, &'static str, i64);
-        let all = (Bound::<Key>::Unbounded, Bound::<Key>::Unbounded);
-        let rows = RELATIONS.range_back(view, &(original.nid, REPLACE), all);
-        let mut rows: Vec<_> = rows
-            .take(MAX_EDITS_READ)
-            .map(|row| row.map(|(_, row)| row))
-            .collect::<store::Result<_>>()?;
-        rows.reverse();
-        self.newest_edit(view, original, &rows, |_| Ok(true))
-    }
-
-    /// The newest valid edit among those of an event, oldest first, that `sees` admits.
-    fn newest_edit(
-        &self,
-        view: &View,
-        original: &Stored,
-        rows: &[RelationRow],
-        sees: impl Fn(&Stored) -> Result<bool>,
-    ) -> Result<Option<Arc<Stored>>> {
-        if rows.is_empty() {
-            return Ok(None);
-        }
-        let sender = self.store.find_user(&original.event.header.sender)?;
-        let mut newest = None;
-        let own = rows.iter().rev().filter(|row| Some(row.sender) == sender);
-        for row in own.take(MAX_EDITS) {
-            let edit = self.event(view, row.event)?;
-            if !replaces(&edit, original) || !sees(&edit)? {
-                continue;
-            }
-            let header = &edit.event.header;
-            let age = (header.origin_server_ts, header.id.clone());
-            if newest.as_ref().is_none_or(|(newest, _)| age > *newest) {
-                newest = Some((age, edit));
-            }
-        }
-        Ok(newest.map(|(_, edit)| edit))
-    }
-}
-
-/// Events that relate to one, by the way in which they do, oldest first.
-#[derive(Default)]
-struct Related {
-    references: Vec<RelationRow>,
-    edits: Vec<RelationRow>,
-    replies: Vec<RelationRow>,
-}
-
-impl Related {
-    fn is_empty(&self) -> bool {
-        self.references.is_empty() && self.edits.is_empty() && self.replies.is_empty()
-    }
-}
-
-/// Whether an edit by the same sender is one. The new content of an encrypted one can not be seen from here.
-fn replaces(edit: &Stored, original: &Stored) -> bool {
-    #[derive(Deserialize)]
-    struct Content {
-        #[serde(rename = "m.new_content")]
-        _new_content: IgnoredAny,
-    }
-    edit.event.header.event_type == original.event.header.event_type
-        && !edit.event.is_state()
-        && (edit.event.header.event_type == TimelineEventType::RoomEncrypted
-            || edit.event.content_as::<Content>().is_ok())
 }
 
 #[cfg(test)]

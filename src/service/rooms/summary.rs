@@ -90,6 +90,17 @@ impl Summary {
         self.room_type.as_deref() == Some("m.space")
     }
 
+    /// What of it stands in a directory: only what the specification names there. matrix-nio fails at anything else.
+    #[must_use]
+    pub fn listed(self) -> Self {
+        Self {
+            allowed_room_ids: None,
+            encryption: None,
+            room_version: None,
+            ..self
+        }
+    }
+
     /// Whether everybody may know of the room: it can be read, entered or knocked at.
     fn is_open(&self) -> bool {
         self.world_readable || matches!(&*self.join_rule, "public" | "knock" | "knock_restricted")

@@ -7,14 +7,18 @@ use std::{fmt::Write as _, ops::Bound};
 
 use ruma::RoomId;
 
-use super::{MAX_PAGE, Page, Rooms, Seen, Sight};
+use super::{MAX_PAGE, Page, Rooms, Seen, Sight, Stored};
 use crate::{
     error::Result,
-    protocol::{format::Shape, ids::EventNid, token::PageToken},
+    protocol::{
+        format::Shape,
+        ids::{EventNid, UserNid},
+        token::PageToken,
+    },
     service::Requester,
     store::{
         self, View,
-        schema::{RELATIONS, THREADS},
+        schema::{RELATIONS, THREAD_REPLIES, THREAD_REPLIES_OF, THREADS},
     },
 };
 
@@ -23,6 +27,13 @@ pub(super) const THREAD: &str = "m.thread";
 
 /// The most threads that are looked at for one page.
 const MAX_LOOKED_AT: usize = 1_000;
+
+/// The most replies that are counted for somebody who has left the room.
+const MAX_COUNTED: usize = 1_000;
+
+/// Up to so many users that are ignored it is looked how much each has said in a thread; beyond, who has said something
+/// in the thread.
+const MAX_IGNORED: usize = 64;
 
 /// The order of the newest reply in a thread before a place.
 pub(super) fn last_reply(view: &View, root: EventNid, before: i64) -> store::Result<Option<i64>> {
@@ -82,10 +93,10 @@ impl Sight<'_> {
             if last_reply(self.view, root, i64::MAX)? != Some(order) {
                 continue;
             }
-            if participated && !self.has_taken_part(root)? {
+            let stored = self.rooms.event(self.view, root)?;
+            if participated && !self.has_taken_part(&stored)? {
                 continue;
             }
-            let stored = self.rooms.event(self.view, root)?;
             if let Some(membership) = self.sees(&stored)? {
                 roots.push(Seen { stored, membership });
             }
@@ -93,15 +104,53 @@ impl Sight<'_> {
         Ok((roots, None))
     }
 
-    fn has_taken_part(&self, root: EventNid) -> Result<bool> {
-        if self.rooms.event(self.view, root)?.event.header.sender == self.asker.user_id {
-            return Ok(true);
+    /// Whether the asker has begun a thread, or said something in it.
+    pub(super) fn has_taken_part(&self, root: &Stored) -> Result<bool> {
+        Ok(root.event.header.sender == self.asker.user_id
+            || self.replies_of(root.nid, self.asker.nid)? > 0)
+    }
+
+    /// How many replies in a thread there are for the asker: not those by users whom they ignore, nor what was said after
+    /// they had left.
+    pub(super) fn replies(&self, root: EventNid) -> Result<u64> {
+        let horizon = self.horizon();
+        if horizon < i64::MAX {
+            return self.replies_before(root, horizon);
         }
-        for row in RELATIONS.scan(self.view, &(root, THREAD)) {
-            if row?.1.sender == self.asker.nid {
-                return Ok(true);
+        let all = THREAD_REPLIES.get(self.view, &(root,))?;
+        let mut unwanted = 0;
+        if self.ignored.len() > MAX_IGNORED {
+            for row in THREAD_REPLIES_OF.scan(self.view, &(root,)) {
+                let ((_, user), (count,)) = row?;
+                if self.ignores(user)? {
+                    unwanted += count;
+                }
+            }
+        } else {
+            for user in &self.ignored {
+                if let Some(user) = self.rooms.store.find_user(user)? {
+                    unwanted += self.replies_of(root, user)?;
+                }
             }
         }
-        Ok(false)
+        Ok(all.map_or(0, |(all,)| all).saturating_sub(unwanted))
+    }
+
+    fn replies_of(&self, root: EventNid, user: UserNid) -> Result<u64> {
+        let count = THREAD_REPLIES_OF.get(self.view, &(root, user))?;
+        Ok(count.map_or(0, |(count,)| count))
+    }
+
+    /// For one who has left, for whom nobody has counted.
+    fn replies_before(&self, root: EventNid, horizon: i64) -> Result<u64> {
+        let bounds = (Bound::Unbounded, Bound::Excluded((root, THREAD, horizon)));
+        let rows = RELATIONS.range_back(self.view, &(root, THREAD), bounds);
+        let mut count = 0;
+        for row in rows.take(MAX_COUNTED) {
+            if !self.ignores(row?.1.sender)? {
+                count += 1;
+            }
+        }
+        Ok(count)
     }
 }

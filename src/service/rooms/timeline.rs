@@ -3,7 +3,7 @@
 //! See "Syncing" (`/messages`, `/context`, `/event`) in the client-server API.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashSet},
     ops::{Bound, RangeInclusive},
     sync::Arc,
 };
@@ -16,14 +16,14 @@ use crate::{
     protocol::{
         filter::RoomEventFilter,
         format::{self, Shape},
-        ids::{RoomNid, SnapshotId},
+        ids::{EventNid, RoomNid, SnapshotId, UserNid},
         searchable::has_url,
         token::PageToken,
     },
     service::Requester,
     store::{
         self, StateMap, View,
-        schema::{RELATIONS, TIMELINE},
+        schema::{RELATIONS, RELATIONS_BY, TIMELINE},
     },
 };
 
@@ -33,6 +33,12 @@ pub const MAX_PAGE: usize = 1000;
 /// The most events that are looked at for one answer. A filter that lets few pass gives short pages instead of long
 /// waits.
 const MAX_SCANNED: usize = 2000;
+
+/// The most pairs of a sender and a kind of relation that are looked for one by one.
+const MAX_PAIRS: usize = 256;
+
+/// The most relations of one event that are looked at for a filter that names more.
+const MAX_RELATED: usize = 10_000;
 
 /// The fewest events that are read at once.
 const MIN_READ: usize = 16;
@@ -386,15 +392,70 @@ impl Sight<'_> {
         if !filter.asks_for_relations() {
             return Ok(true);
         }
-        let mut related = Vec::new();
-        for row in RELATIONS.scan(self.view, &(stored.nid,)) {
-            let ((_, kind, _), row) = row?;
-            related.push((self.rooms.store.user_id(row.sender)?, kind));
+        self.is_related_as(stored.nid, filter)
+    }
+
+    /// Whether something relates to an event in the way that a filter asks for.
+    fn is_related_as(&self, parent: EventNid, filter: &RoomEventFilter) -> Result<bool> {
+        let (senders, kinds) = (&filter.related_by_senders, &filter.related_by_rel_types);
+        let count = |named: Option<usize>| named.unwrap_or(1);
+        let pairs = count(senders.as_ref().map(HashSet::len))
+            .saturating_mul(count(kinds.as_ref().map(HashSet::len)));
+        if pairs > MAX_PAIRS {
+            return self.is_related_as_one_of_many(parent, filter);
         }
-        let related = related
-            .iter()
-            .map(|(sender, kind)| (&***sender, kind.as_str()));
-        Ok(filter.allows_related_by(related))
+        let kinds: Vec<Option<&str>> = match kinds {
+            Some(kinds) => kinds.iter().map(|kind| Some(kind.as_str())).collect(),
+            None => vec![None],
+        };
+        let mut users = vec![None];
+        if let Some(senders) = senders {
+            users.clear();
+            for sender in senders {
+                users.extend(self.rooms.store.find_user(sender)?.map(Some));
+            }
+        }
+        for user in &users {
+            for kind in &kinds {
+                if self.is_related(parent, *user, *kind)? {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether anything relates to an event, by this user and in this way if these are named.
+    fn is_related(
+        &self,
+        parent: EventNid,
+        user: Option<UserNid>,
+        kind: Option<&str>,
+    ) -> Result<bool> {
+        let (any, by) = (&RELATIONS, &RELATIONS_BY);
+        let found = match (user, kind) {
+            (None, None) => any.last(self.view, &(parent,))?.is_some(),
+            (None, Some(kind)) => any.last(self.view, &(parent, kind))?.is_some(),
+            (Some(user), None) => by.last(self.view, &(parent, user))?.is_some(),
+            (Some(user), Some(kind)) => by.last(self.view, &(parent, user, kind))?.is_some(),
+        };
+        Ok(found)
+    }
+
+    /// The same for a filter that names more than can be looked for one by one.
+    fn is_related_as_one_of_many(
+        &self,
+        parent: EventNid,
+        filter: &RoomEventFilter,
+    ) -> Result<bool> {
+        for row in RELATIONS.scan(self.view, &(parent,)).take(MAX_RELATED) {
+            let ((_, kind, _), row) = row?;
+            let sender = self.rooms.store.user_id(row.sender)?;
+            if filter.allows_related_by([(&**sender, kind.as_str())].into_iter()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The member events of those who have sent these events.

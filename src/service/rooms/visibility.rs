@@ -44,7 +44,7 @@ pub struct Sight<'r> {
     pub room: RoomNid,
     pub(super) asker: &'r Requester,
     presence: Presence,
-    ignored: HashSet<OwnedUserId>,
+    pub(super) ignored: HashSet<OwnedUserId>,
     member_key: Option<StateKeyNid>,
     visibility_key: Option<StateKeyNid>,
     moments: RefCell<HashMap<SnapshotId, Known>>,

@@ -540,7 +540,7 @@ impl<'s> Round<'s> {
             return Ok(None);
         }
         let edit = match key {
-            Key::Body => rooms.edit_of(self.view, &stored)?,
+            Key::Body => rooms.newest_edit(self.view, stored.nid)?,
             Key::Name | Key::Topic => None,
         };
         let text = match &edit {

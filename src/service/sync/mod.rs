@@ -34,6 +34,7 @@ use super::{
     e2ee::Encryption,
     ephemeral::{Presence, Receipts, Typing},
     rooms::Rooms,
+    threads::Threads,
 };
 use crate::{
     clock::{Clock, Entropy},
@@ -94,6 +95,7 @@ pub struct Sync {
     receipts: Arc<Receipts>,
     presence: Arc<Presence>,
     encryption: Arc<Encryption>,
+    threads: Arc<Threads>,
     clock: Clock,
     stop: CancellationToken,
     sent_members: SentMembers,
@@ -117,6 +119,8 @@ pub struct Sources {
     pub presence: Arc<Presence>,
     /// Messages and keys of devices.
     pub encryption: Arc<Encryption>,
+    /// Which threads users follow.
+    pub threads: Arc<Threads>,
     /// Chance.
     pub entropy: Entropy,
 }
@@ -140,6 +144,7 @@ impl Sync {
             receipts: sources.receipts,
             presence: sources.presence,
             encryption: sources.encryption,
+            threads: sources.threads,
             clock,
             stop,
             sent_members: SentMembers::new(),

@@ -75,7 +75,7 @@ impl Sync {
                 push_item(&mut events, &format::stripped(&found.event));
             }
         }
-        push_item(&mut events, &format::stripped(&event.event));
+        push_item(&mut events, &format::stripped_membership(&event.event));
         Ok(events)
     }
 
@@ -106,7 +106,7 @@ impl Sync {
                 push_item(&mut events, json.get());
             }
         }
-        push_item(&mut events, &format::stripped(&event.event));
+        push_item(&mut events, &format::stripped_membership(&event.event));
         Ok(events)
     }
 }

@@ -6,8 +6,8 @@ use super::{Check, Complaint};
 use crate::store::{
     Result,
     schema::{
-        DELAYED_DUE, DELAYED_EVENTS, DELAYED_OF, DELAYED_TRANSACTIONS, ROOM_IDS,
-        THREAD_SUBSCRIPTION_CHANGES, THREAD_SUBSCRIPTIONS,
+        DELAYED_DUE, DELAYED_ENDED, DELAYED_ENDED_OF, DELAYED_EVENTS, DELAYED_OF,
+        DELAYED_TRANSACTIONS, ROOM_IDS, THREAD_SUBSCRIPTION_CHANGES, THREAD_SUBSCRIPTIONS,
     },
 };
 
@@ -75,6 +75,27 @@ impl Check<'_> {
             if row.is_none_or(|row| row.due != due) {
                 say(format!(
                     "the delayed event {id} is to be sent at {due}, but does not say so"
+                ));
+            }
+            Ok(())
+        })?;
+        self.rows(&DELAYED_ENDED, say, |say, (id,), row| {
+            let user = row.event.user;
+            if !DELAYED_ENDED_OF.contains(&self.view, &(user, row.at, id.as_str()))? {
+                say(format!(
+                    "user {user} does not know what became of their delayed event {id}"
+                ));
+            }
+            if DELAYED_EVENTS.contains(&self.view, &(id.as_str(),))? {
+                say(format!("the delayed event {id} has ended, and still waits"));
+            }
+            self.account(say, user, &format!("the delayed event {id} that has ended"))
+        })?;
+        self.rows(&DELAYED_ENDED_OF, say, |say, (user, at, id), ()| {
+            let row = DELAYED_ENDED.get(&self.view, &(id.as_str(),))?;
+            if row.is_none_or(|row| (row.event.user, row.at) != (user, at)) {
+                say(format!(
+                    "the delayed event {id} of user {user} ended at {at}, but does not say so"
                 ));
             }
             Ok(())

@@ -1,4 +1,4 @@
-//! The laws of how people and what they say are found.
+//! The laws of how people and what they say are found, and of who types.
 
 use super::{Check, Complaint};
 use crate::{
@@ -6,8 +6,8 @@ use crate::{
     store::{
         Result,
         schema::{
-            ACCOUNTS, EVENTS, PROFILES, REPORTS, ROOM_IDS, Reported, SEARCH_AGAIN, USER_DIRECTORY,
-            USER_DIRECTORY_CHANGES, USER_DIRECTORY_TERMS, USER_IDS,
+            ACCOUNTS, EVENTS, PROFILES, REPORTS, ROOM_HEADS, ROOM_IDS, Reported, SEARCH_AGAIN,
+            TYPING, USER_DIRECTORY, USER_DIRECTORY_CHANGES, USER_DIRECTORY_TERMS, USER_IDS,
         },
     },
 };
@@ -25,6 +25,12 @@ impl Check<'_> {
                 say(format!(
                     "event {event} is to be found by another text, but is missing"
                 ));
+            }
+            Ok(())
+        })?;
+        self.rows(&TYPING, say, |say, (room,), ()| {
+            if !ROOM_HEADS.contains(&self.view, &(room,))? {
+                say(format!("somebody types in room {room}, which is not here"));
             }
             Ok(())
         })?;

@@ -1,5 +1,6 @@
 //! Rows about events that are to be sent later.
 
+use ruma::OwnedEventId;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -33,6 +34,35 @@ pub struct DelayedRow {
 }
 
 impl Record for DelayedRow {}
+
+/// An event that does not wait any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndedRow {
+    /// As it waited.
+    pub event: DelayedRow,
+    /// When it ended, in milliseconds since the epoch.
+    pub at: u64,
+    /// How.
+    pub outcome: Outcome,
+}
+
+impl Record for EndedRow {}
+
+/// What has become of such an event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// It was sent as this event.
+    Sent(OwnedEventId),
+    /// Somebody has cancelled it.
+    Cancelled,
+    /// It could not be sent.
+    Refused {
+        /// The errcode of why.
+        errcode: String,
+        /// The same for people.
+        message: String,
+    },
+}
 
 /// The outcome of a client's transaction that asked for such an event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,7 +8,6 @@ import {
     newStaff,
     receive,
     register,
-    replyInThread,
     roomOf,
     sdk,
     start,
@@ -242,38 +241,5 @@ describe("a conversation", () => {
         assert.equal((await receive(bob, id)).getContent().body, "Welcome back");
         for (let pages = 0; !room.findEventById(missed) && pages < 10; pages++) await bob.scrollback(room, 20);
         assert.equal(room.findEventById(missed)?.getContent().body, "Bob has left");
-    });
-});
-
-describe("a thread", () => {
-    let alice, bob, roomId, rootId, replyId;
-    before(async () => {
-        [alice, bob] = await Promise.all([newStaff("alice"), newStaff("bob")]);
-        roomId = await roomOf(alice, [bob]);
-        ({ event_id: rootId } = await alice.sendMessage(roomId, text("Where shall we eat?")));
-        await receive(bob, rootId);
-        replyId = await replyInThread(bob, roomId, rootId, text("In the park"));
-    });
-    after(stopAll);
-
-    test("a reply in a thread arrives and belongs to the thread, not to the main timeline", async () => {
-        const reply = await receive(alice, replyId);
-        assert.equal(reply.threadRootId, rootId);
-        assert.equal(reply.getContent()["m.relates_to"].rel_type, "m.thread");
-        const room = alice.getRoom(roomId);
-        await until(alice, () => room.getThread(rootId), "the thread");
-        const main = room.getLiveTimeline().getEvents().map((event) => event.getId());
-        assert.ok(main.includes(rootId));
-        assert.ok(!main.includes(replyId));
-    });
-
-    test("the thread lists its replies in order", async () => {
-        const thread = await until(alice, () => alice.getRoom(roomId).getThread(rootId), "the thread");
-        const secondId = await replyInThread(alice, roomId, rootId, text("It rains"));
-        const thirdId = await replyInThread(bob, roomId, rootId, text("Then inside"));
-        const replies = () => thread.events.map((event) => event.getId()).filter((id) => id !== rootId);
-        await until(alice, () => replies().includes(thirdId), "the replies", [thread, sdk.ThreadEvent.Update]);
-        assert.deepEqual(replies(), [replyId, secondId, thirdId]);
-        assert.equal(thread.length, 3);
     });
 });

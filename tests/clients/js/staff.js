@@ -1,6 +1,6 @@
 // Staff members with a real client: registering, logging in, starting, and waiting for what the SDK tells.
 import { randomBytes } from "node:crypto";
-import { setImmediate as turn } from "node:timers/promises";
+import { setImmediate as turn, setTimeout as delay } from "node:timers/promises";
 import "./quiet.js";
 import * as sdk from "matrix-js-sdk";
 
@@ -127,6 +127,19 @@ export function until(client, check, what, also) {
         for (const [emitter, signal] of sources) emitter.on(signal, look);
         look();
     });
+}
+
+/**
+ * Resolves with what `ask` answers once that is true-ish; asks the server again and again, for what no sync tells.
+ */
+export async function eventually(ask, what) {
+    const end = Date.now() + LIMIT_MS;
+    for (;;) {
+        const answer = await ask();
+        if (answer) return answer;
+        if (Date.now() > end) throw new Error(`waited ${LIMIT_MS} ms for ${what}`);
+        await delay(50);
+    }
 }
 
 /** Resolves with the event once the client's sync has brought it. */

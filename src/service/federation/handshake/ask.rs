@@ -220,7 +220,7 @@ impl Federation {
     ) -> Result<(Pdu, RoomVersionId, String)> {
         let (room, user) = (wish.room.to_owned(), wish.user.to_owned());
         let mut request = prepare_knock_event::v1::Request::new(room, user);
-        request.ver = version::SUPPORTED.to_vec();
+        request.ver = version::served();
         let answer = self.0.remote.send_within(server, request, QUESTION).await?;
         let knock = MembershipState::Knock;
         let filled = self.fill(server, wish, &knock, &answer.room_version, &answer.event)?;
@@ -385,7 +385,7 @@ impl Federation {
     ) -> Result<Filled> {
         let (room, user) = (wish.room.to_owned(), wish.user.to_owned());
         let mut request = prepare_join_event::v1::Request::new(room, user);
-        request.ver = version::SUPPORTED.to_vec();
+        request.ver = version::served();
         let answer = self.0.remote.send_within(server, request, QUESTION).await?;
         let version = answer.room_version.unwrap_or(version::UNNAMED);
         let join = MembershipState::Join;

@@ -12,15 +12,16 @@ use crate::{
     error::Result,
     protocol::{
         event::Event,
-        ids::{RoomNid, UserNid},
+        ids::{EventNid, RoomNid, UserNid},
     },
     service::rooms::{
         Rooms, Stored,
+        aggregations::Tie,
         threads::{THREAD, last_reply},
     },
     store::{
         View,
-        schema::{MemberRow, ROOM_MEMBERS},
+        schema::{MemberRow, RELATIONS, ROOM_MEMBERS},
     },
 };
 
@@ -52,7 +53,7 @@ impl Rooms {
                 if named.rel_type == THREAD {
                     context.last_reply = last_reply(view, parent.nid, i64::MAX)?;
                 }
-                context.relation = Some((parent.nid, named.rel_type.clone()));
+                context.relation = Tie::of(event, &parent.event).map(|tie| (parent.nid, tie));
             }
             None => context.awaited.push(named.event_id.clone()),
         }
@@ -97,14 +98,9 @@ impl Rooms {
         rules: &RoomVersionRules,
     ) -> Result<Redacted> {
         let header = &target.event.header;
-        let relation = match &header.relation {
-            Some(relation) => self
-                .find_event(view, &relation.event_id)?
-                .map(|parent| (parent.nid, relation.rel_type.clone())),
-            None => None,
-        };
+        let relation = self.tie_of(view, &target)?;
         let last_reply = match (&relation, target.facts.order) {
-            (Some((parent, kind)), Some(order)) if kind == THREAD => {
+            (Some((parent, tie)), Some(order)) if tie.kind == THREAD => {
                 last_reply(view, *parent, order)?
             }
             _ => None,
@@ -116,6 +112,21 @@ impl Rooms {
             last_reply,
             target,
         })
+    }
+
+    /// What a stored event relates to, if that is written: it is not while what it relates to has no place in the room.
+    fn tie_of(&self, view: &View, stored: &Stored) -> Result<Option<(EventNid, Tie)>> {
+        let (Some(named), Some(order)) = (&stored.event.header.relation, stored.facts.order) else {
+            return Ok(None);
+        };
+        let Some(parent) = self.find_event(view, &named.event_id)? else {
+            return Ok(None);
+        };
+        let key = (parent.nid, named.rel_type.as_str(), order);
+        if !RELATIONS.contains(view, &key)? {
+            return Ok(None);
+        }
+        Ok(Tie::of(&stored.event, &parent.event).map(|tie| (parent.nid, tie)))
     }
 
     /// What a membership is, and what it becomes.

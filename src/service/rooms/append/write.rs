@@ -11,6 +11,7 @@ use crate::{
     protocol::{
         event::Event,
         ids::{EventNid, Position, UserNid},
+        replacement::REPLACE,
         searchable,
         summary::Counts,
     },
@@ -20,7 +21,7 @@ use crate::{
         notify::Kinds,
         schema::{
             AUTH_EDGES, CURRENT_STATE, EVENT_NIDS, EVENTS, EXTRA_TARGETS, EventList, EventRow,
-            Facts, INTRODUCTIONS, LOCAL_EVENTS, MEMBER_CHANGES, MemberRow, RELATIONS, ROOM_MEMBERS,
+            Facts, INTRODUCTIONS, LOCAL_EVENTS, MEMBER_CHANGES, MemberRow, ROOM_MEMBERS,
             RelationRow, THREADS, TIMELINE, TRANSACTIONS, TransactionRow, USER_ROOMS, WAITING,
         },
     },
@@ -183,10 +184,9 @@ pub(in crate::service::rooms) fn put_relations(
     sender: UserNid,
     context: &Context,
 ) {
-    if let Some((parent, kind)) = &context.relation {
-        let row = RelationRow { event: nid, sender };
-        RELATIONS.put(batch, &(*parent, kind.as_str(), order), &row);
-        if kind == THREAD && context.last_reply.is_none_or(|last| last < order) {
+    if let Some((parent, tie)) = &context.relation {
+        tie.put(batch, *parent, order, &RelationRow { event: nid, sender });
+        if tie.kind == THREAD && context.last_reply.is_none_or(|last| last < order) {
             if let Some(last) = context.last_reply {
                 THREADS.delete(batch, &(head.nid, last, *parent));
             }
@@ -211,22 +211,22 @@ pub(in crate::service::rooms) fn put_redacted(
     if searchable::Key::of_event(&redacted.target.event.header).is_some() {
         batch.note_text(redacted.target.nid);
         // What was edited says again what it said before.
-        if let Some((parent, kind)) = &redacted.relation
-            && kind == searchable::REPLACE
+        if let Some((parent, tie)) = &redacted.relation
+            && tie.kind == REPLACE
         {
             batch.note_text(*parent);
         }
     }
     let mut facts = redacted.target.facts.clone();
     facts.redacted_by = Some(by);
-    if let (Some((parent, kind)), Some(order)) = (redacted.relation, facts.order) {
-        if kind == THREAD {
+    if let (Some((parent, tie)), Some(order)) = (redacted.relation, facts.order) {
+        if tie.kind == THREAD {
             THREADS.delete(batch, &(head.nid, order, parent));
             if let Some(last) = redacted.last_reply {
                 THREADS.put(batch, &(head.nid, last, parent), &());
             }
         }
-        RELATIONS.delete(batch, &(parent, kind, order));
+        tie.delete(batch, parent, order, redacted.sender);
     }
     let nid = redacted.target.nid;
     let row = EventRow::new(&redacted.emptied, facts.clone(), head.nid, redacted.sender);

@@ -5,7 +5,7 @@ use ruma::state_res::Event as _;
 use crate::{
     error::Result,
     protocol::{event::Event, ids::EventNid},
-    service::rooms::{RoomHead, Rooms, read},
+    service::rooms::{RoomHead, Rooms, aggregations::Tie, read},
     store::{
         View,
         schema::{RelationRow, WAITING},
@@ -22,10 +22,17 @@ pub(in crate::service::rooms) struct Arrivals {
     pub(in crate::service::rooms) done: Vec<EventNid>,
     /// The first redaction of it that may redact it, and what that leaves.
     pub(in crate::service::rooms) redaction: Option<(EventNid, Event)>,
-    /// What relates to it.
-    pub(in crate::service::rooms) relations: Vec<(String, i64, RelationRow)>,
+    /// What relates to it, and where that stands.
+    pub(in crate::service::rooms) relations: Vec<(Tie, i64, RelationRow)>,
     /// Whether an event that follows it is here, so that it is no end of the room.
     pub(in crate::service::rooms) is_followed: bool,
+}
+
+impl Arrivals {
+    /// Leaves out what an event relates by that is redacted in the same commit.
+    pub(in crate::service::rooms) fn without(&mut self, redacted: EventNid) {
+        self.relations.retain(|(_, _, row)| row.event != redacted);
+    }
 }
 
 impl Rooms {
@@ -53,15 +60,14 @@ impl Rooms {
             if header.flags.rejected {
                 continue;
             }
-            if let Some(relation) = header.relation.as_ref().filter(|r| r.event_id == *id)
+            if header.relation.as_ref().is_some_and(|r| r.event_id == *id)
                 && let Some(order) = stored.facts.order
                 && stored.facts.redacted_by.is_none()
+                && let Some(tie) = Tie::of(&stored.event, event)
             {
                 let sender = self.store.user_nid(&header.sender)?;
                 let row = RelationRow { event: nid, sender };
-                arrivals
-                    .relations
-                    .push((relation.rel_type.clone(), order, row));
+                arrivals.relations.push((tie, order, row));
             }
             if header.redacts.as_ref() == Some(id)
                 && !header.flags.soft_failed

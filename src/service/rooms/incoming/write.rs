@@ -19,7 +19,7 @@ use crate::{
     store::{
         Batch, StateMap,
         notify::Kinds,
-        schema::{Facts, GAPS, GapRow, LOCAL_EVENTS, RELATIONS, THREADS, WAITING},
+        schema::{Facts, GAPS, GapRow, LOCAL_EVENTS, THREADS, WAITING},
     },
 };
 
@@ -116,6 +116,9 @@ pub(super) fn write(head: &mut RoomHead, batch: &mut Batch<'_>, plan: Plan) -> W
         current: (is_shown && !is_straight).then_some(resolved.unwrap_or(head.row.chain.tip)),
     };
 
+    if let Some(redacted) = &context.redacted {
+        arrivals.without(redacted.target.nid);
+    }
     let event = put_arrivals(batch, head, nid, event, &mut facts, &mut arrivals);
     if facts.redacted_by.is_some() {
         context.relation = None;
@@ -203,9 +206,9 @@ pub(in crate::service::rooms) fn put_arrivals(
         WAITING.delete(batch, &(head.nid, event.header.id.as_str(), done));
     }
     let mut last_reply = None;
-    for (kind, order, row) in arrivals.relations.drain(..) {
-        RELATIONS.put(batch, &(nid, kind.as_str(), order), &row);
-        if kind == THREAD {
+    for (tie, order, row) in arrivals.relations.drain(..) {
+        tie.put(batch, nid, order, &row);
+        if tie.kind == THREAD {
             last_reply = last_reply.max(Some(order));
         }
     }

@@ -149,6 +149,8 @@ pub(super) struct Base {
     pub(super) data: Sent,
     /// How far it was told whose devices have changed.
     pub(super) devices: Sent,
+    /// How far it was told which threads its user follows.
+    pub(super) threads: Sent,
 }
 
 /// An answer that the client may have got or not.
@@ -160,6 +162,7 @@ pub(super) struct Answer {
     pub(super) told: HashMap<RoomNid, Told>,
     pub(super) data: Sent,
     pub(super) devices: Sent,
+    pub(super) threads: Sent,
 }
 
 /// How far a client was told something.
@@ -344,6 +347,7 @@ impl Connection {
         self.base.covered = answer.covered;
         self.base.data = answer.data;
         self.base.devices = answer.devices;
+        self.base.threads = answer.threads;
         true
     }
 
@@ -380,6 +384,7 @@ mod tests {
             told: rooms.iter().map(told).collect(),
             data: Sent::Live,
             devices: Sent::Live,
+            threads: Sent::Live,
         }
     }
 

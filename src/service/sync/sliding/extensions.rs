@@ -1,5 +1,5 @@
-//! What a client hears besides its rooms: messages to the device, whose devices have changed, account data, receipts, and
-//! who is typing.
+//! What a client hears besides its rooms: messages to the device, whose devices have changed, account data, receipts,
+//! who is typing, and which threads its user follows.
 
 use std::{cell::OnceCell, collections::HashSet};
 
@@ -18,7 +18,7 @@ use super::{
     room::Shown,
 };
 use crate::{
-    error::Result,
+    error::{Error, Result},
     protocol::{
         ids::{Position, RoomNid},
         token::SyncToken,
@@ -26,6 +26,7 @@ use crate::{
     service::{
         e2ee::{MOST_TOLD, Pending},
         rooms::Seen,
+        threads::{ThreadChanges, Threads},
     },
     store::{
         notify::{Changes, Kinds},
@@ -46,6 +47,8 @@ pub(super) struct Besides {
     keys: Option<(KeyCountsRow, DeviceLists)>,
     pub(super) devices_sent: Sent,
     has_new_keys: bool,
+    threads: ThreadChanges,
+    pub(super) threads_sent: Sent,
 }
 
 /// A room of an answer, and why it is in it.
@@ -102,9 +105,10 @@ impl Besides {
             && !has_messages
             && !has_lists
             && !self.has_new_keys
+            && self.threads.is_empty()
     }
 
-    pub(super) fn write(self, asked: &Extensions, out: &mut String) {
+    pub(super) fn write(self, asked: &Extensions, out: &mut String) -> Result<()> {
         let mut object = Object::new(out);
         if let Some((messages, until)) = self.messages {
             let mut part = Object::new(object.member("to_device"));
@@ -134,8 +138,33 @@ impl Besides {
                 part.finish();
             }
         }
+        if !self.threads.is_empty() {
+            let name = "io.element.msc4308.thread_subscriptions";
+            write_threads(&self.threads, object.member(name))?;
+        }
         object.finish();
+        Ok(())
     }
+}
+
+/// Writes the newest changes, and from where on the older ones are to be fetched if there were more than fit.
+fn write_threads(changes: &ThreadChanges, out: &mut String) -> Result<()> {
+    let broken = |e| Error::Internal(format!("an answer could not be written: {e}"));
+    let mut part = Object::new(out);
+    for (name, json) in [
+        ("subscribed", serde_json::to_string(&changes.subscribed)),
+        ("unsubscribed", serde_json::to_string(&changes.unsubscribed)),
+    ] {
+        let json = json.map_err(broken)?;
+        if json != "{}" {
+            part.json(name, &json);
+        }
+    }
+    if let Some(until) = changes.more_until {
+        part.text("prev_batch", &SyncToken::at(until).to_string());
+    }
+    part.finish();
+    Ok(())
 }
 
 impl Sync {
@@ -175,6 +204,27 @@ impl Sync {
             let messages = self.encryption.pending(turn.view(), device, since, most)?;
             let until = SyncToken::at(messages.until.unwrap_or(position));
             besides.messages = Some((messages, until));
+        }
+        self.threads_followed(turn, besides)
+    }
+
+    fn threads_followed(&self, turn: &Turn<'_>, besides: &mut Besides) -> Result<()> {
+        let (asked, base) = (&turn.asked.extensions.threads, turn.base);
+        let may_have = turn.range.may_have(Kinds::THREADS);
+        besides.threads_sent = base.threads;
+        if asked.enabled == Some(true) {
+            if base.threads != Sent::Live || may_have {
+                let since = base.threads.since(base.position).unwrap_or_default();
+                let limit = asked.limit.map(|limit| usize::try_from(limit).ok());
+                let limit = limit.map_or(Threads::USUAL, |limit| limit.unwrap_or(Threads::MOST));
+                let limit = limit.clamp(1, Threads::MOST);
+                let bounds = (since, turn.view().position());
+                let user = turn.requester.nid;
+                besides.threads = self.threads.changes(turn.view(), user, bounds, limit)?;
+            }
+            besides.threads_sent = Sent::Live;
+        } else if may_have {
+            besides.threads_sent = base.threads.missed(base.position);
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! What is known of a room to say in which lists it is, and where.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -19,7 +19,9 @@ use crate::{
     service::{Requester, rooms::Stored},
     store::{
         View,
-        schema::{ACCOUNT_DATA, CURRENT_STATE, MemberRow, ROOM_HEADS, STRIPPED},
+        schema::{
+            ACCOUNT_DATA, CURRENT_STATE, HeadRow, MemberRow, ROOM_HEADS, STRIPPED, USER_ROOMS,
+        },
     },
 };
 
@@ -112,11 +114,54 @@ impl Eyes<'_> {
         Ok(found)
     }
 
+    /// What is known of all rooms of the user that are for them to see.
+    pub(super) fn all_facts(
+        &self,
+        direct: &HashSet<RoomNid>,
+        asked: Questions,
+    ) -> Result<HashMap<RoomNid, Facts>> {
+        let rows = USER_ROOMS.scan(self.view, &(self.requester.nid,));
+        let rows = rows.map(|row| row.map(|((_, room), member)| (room, member)));
+        let members: Vec<_> = rows.collect::<Result<_, _>>()?;
+        let joined = members
+            .iter()
+            .filter(|(_, member)| member.membership == MembershipState::Join);
+        let keys: Vec<_> = joined.map(|(room, _)| (*room,)).collect();
+        // Far faster than to ask for one after the other.
+        let mut heads = ROOM_HEADS.multi_get(self.view, &keys)?.into_iter();
+        let mut found = HashMap::with_capacity(members.len());
+        for (room, member) in members {
+            let is_in = member.membership == MembershipState::Join;
+            let head = if is_in { heads.next().flatten() } else { None };
+            let is_direct = direct.contains(&room);
+            if let Some(facts) = self.facts_at(room, (&member, head), is_direct, asked)? {
+                found.insert(room, facts);
+            }
+        }
+        Ok(found)
+    }
+
     /// What is known of a room; nothing if it is not for the user to see.
     pub(super) fn facts(
         &self,
         room: RoomNid,
-        member: &MemberRow,
+        direct: bool,
+        asked: Questions,
+    ) -> Result<Option<Facts>> {
+        let Some(member) = USER_ROOMS.get(self.view, &(self.requester.nid, room))? else {
+            return Ok(None);
+        };
+        let head = match member.membership {
+            MembershipState::Join => ROOM_HEADS.get(self.view, &(room,))?,
+            _ => None,
+        };
+        self.facts_at(room, (&member, head), direct, asked)
+    }
+
+    fn facts_at(
+        &self,
+        room: RoomNid,
+        (member, head): (&MemberRow, Option<HeadRow>),
         direct: bool,
         asked: Questions,
     ) -> Result<Option<Facts>> {
@@ -126,7 +171,6 @@ impl Eyes<'_> {
         let mut active = member.since;
         let standing = match member.membership {
             MembershipState::Join => {
-                let head = ROOM_HEADS.get(self.view, &(room,))?;
                 let head =
                     head.ok_or_else(|| Error::Internal(format!("room {room} has no head")))?;
                 active = head.last;

@@ -87,15 +87,8 @@ impl Lists {
             Changes::Some(changed) => self.update(&eyes, &changed)?,
             Changes::Unknown => {
                 self.lists.clear();
-                self.rooms.clear();
                 self.direct = eyes.direct_rooms()?;
-                for row in USER_ROOMS.scan(view, &(requester.nid,)) {
-                    let ((_, room), member) = row?;
-                    let is_direct = self.direct.contains(&room);
-                    if let Some(facts) = eyes.facts(room, &member, is_direct, asked)? {
-                        self.rooms.insert(room, facts);
-                    }
-                }
+                self.rooms = eyes.all_facts(&self.direct, asked)?;
             }
         }
         let filters = |list: &List| list.filters.clone().unwrap_or_default();
@@ -148,10 +141,7 @@ impl Lists {
     }
 
     fn look_again(&mut self, eyes: &Eyes<'_>, room: RoomNid) -> Result<()> {
-        let new = match USER_ROOMS.get(eyes.view, &(eyes.requester.nid, room))? {
-            Some(member) => eyes.facts(room, &member, self.direct.contains(&room), self.asked)?,
-            None => None,
-        };
+        let new = eyes.facts(room, self.direct.contains(&room), self.asked)?;
         if let Some(old) = self.rooms.remove(&room) {
             for list in self.lists.values_mut() {
                 list.rooms.remove(&old.place(room));

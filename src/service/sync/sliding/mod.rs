@@ -229,6 +229,7 @@ impl Sync {
             position: Some(pos.position),
             data: Sent::Live,
             devices: Sent::Live,
+            threads: Sent::Live,
             ..Base::default()
         };
         let connection = Connection::new(pos.epoch, base);
@@ -289,6 +290,7 @@ impl Sync {
             told: rooms.told,
             data: besides.data_sent,
             devices: besides.devices_sent,
+            threads: besides.threads_sent,
         });
         let device = (requester.nid, requester.device_id.clone());
         let pos = SlidingToken {
@@ -297,7 +299,12 @@ impl Sync {
             epoch: connection.epoch,
             number,
         };
-        let mut out = String::new();
+        let size: usize = rooms
+            .shown
+            .iter()
+            .map(|(id, json)| id.len() + json.len() + 8)
+            .sum();
+        let mut out = String::with_capacity(size + 1024);
         let mut answer = Object::new(&mut out);
         answer.text("pos", &pos.to_string());
         if let Some(id) = &asked.txn_id {
@@ -305,7 +312,7 @@ impl Sync {
         }
         answer.object("lists", &counts);
         answer.object("rooms", &rooms.shown);
-        besides.write(&asked.extensions, answer.member("extensions"));
+        besides.write(&asked.extensions, answer.member("extensions"))?;
         answer.finish();
         Ok(Some(out))
     }

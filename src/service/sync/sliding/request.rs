@@ -106,6 +106,8 @@ pub(super) struct Extensions {
     pub(super) account_data: OfRooms,
     pub(super) receipts: OfRooms,
     pub(super) typing: OfRooms,
+    #[serde(rename = "io.element.msc4308.thread_subscriptions")]
+    pub(super) threads: ThreadSubscriptions,
 }
 
 /// Messages to the device. See MSC3885.
@@ -123,6 +125,15 @@ pub(super) struct ToDevice {
 #[serde(default)]
 pub(super) struct E2ee {
     pub(super) enabled: Option<bool>,
+}
+
+/// Which threads the user follows, and which no more. See MSC4308.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct ThreadSubscriptions {
+    pub(super) enabled: Option<bool>,
+    /// How many changes at most.
+    pub(super) limit: Option<u64>,
 }
 
 /// What belongs to rooms, and for which of the rooms that are shown the client wants it: `*` is all.

@@ -25,7 +25,7 @@ use crate::{
         ids::RoomNid,
         token::PageToken,
     },
-    service::rooms::Seen,
+    service::rooms::{Seen, Stored},
     store::{
         notify::Kinds,
         schema::{MemberRow, ROOM_HEADS, USER_ROOMS},
@@ -253,7 +253,7 @@ impl Sync {
         let window = self.sliding_window(wish, part, span)?;
         let state = self.required_state(part, (&window, span.upto), (wish.config, before))?;
         let mut body = Body {
-            members: String::new(),
+            json: String::from("{"),
             detail: before.cloned().unwrap_or_default(),
             events: Vec::new(),
         };
@@ -261,10 +261,10 @@ impl Sync {
             body.flag("initial", true);
         }
         self.names(part, &state, span, &mut body)?;
-        let mut events = String::new();
-        part.write_state(&state.events, &mut events)?;
-        if !events.is_empty() {
-            body.json("required_state", &format!("[{events}]"));
+        if !state.events.is_empty() {
+            let events = state.events.iter().map(|stored| &**stored);
+            body.reserve(events.chain(window.shown.iter().map(|seen| &*seen.stored)));
+            body.list("required_state", |out| part.write_state(&state.events, out))?;
         }
         if span.anew || !window.shown.is_empty() || window.limited {
             Self::timeline(turn, part, &window, &mut body)?;
@@ -312,14 +312,12 @@ impl Sync {
         window: &Window,
         body: &mut Body,
     ) -> Result<()> {
-        let mut events = String::new();
-        part.write_events(&window.shown, &mut events)?;
         let is_live = |seen: &&Seen| match (turn.since(), seen.stored.facts.order) {
             (Some(since), Some(order)) => order > since.live_order(),
             _ => false,
         };
         let live = window.shown.iter().rev().take_while(is_live).count();
-        body.json("timeline", &format!("[{events}]"));
+        body.list("timeline", |out| part.write_events(&window.shown, out))?;
         body.text("prev_batch", &PageToken(window.before).to_string());
         body.flag("limited", window.limited);
         body.json("num_live", &live.to_string());
@@ -340,21 +338,24 @@ impl Sync {
             let text = content.and_then(|content| Some(content.get(member)?.as_str()?.to_owned()));
             Ok(text.filter(|text| !text.is_empty()))
         };
-        for (is_told, kind, member, name) in [
-            (state.name_changed, "m.room.name", "name", "name"),
-            (state.avatar_changed, "m.room.avatar", "url", "avatar"),
-        ] {
-            if !span.anew && !is_told {
-                continue;
-            }
-            match text(kind, member)? {
-                Some(text) => body.text(name, &text),
-                None if !span.anew => body.json(name, "null"),
-                None => {}
-            }
-        }
         let may_differ = span.anew || state.name_changed || state.members_changed;
-        if may_differ && text("m.room.name", "name")?.is_none() {
+        let called = if may_differ {
+            text("m.room.name", "name")?
+        } else {
+            None
+        };
+        let mut tell = |name: &str, is_told: bool, text: Option<&str>| match text {
+            _ if !span.anew && !is_told => {}
+            Some(text) => body.text(name, text),
+            None if !span.anew => body.json(name, "null"),
+            None => {}
+        };
+        tell("name", state.name_changed, called.as_deref());
+        if span.anew || state.avatar_changed {
+            let avatar = text("m.room.avatar", "url")?;
+            tell("avatar", state.avatar_changed, avatar.as_deref());
+        }
+        if may_differ && called.is_none() {
             let mut heroes = String::new();
             for user in self.find_heroes(part)? {
                 let event = self.rooms.entry(
@@ -386,38 +387,64 @@ impl Sync {
 
 /// A room that is being written.
 struct Body {
-    /// What stands between the braces.
-    members: String,
+    /// What there is so far, without the last brace.
+    json: String,
     detail: Detail,
     events: Vec<Seen>,
 }
 
+/// About how much is told of an event besides what it says.
+const EVENT_OVERHEAD: usize = 200;
+
 impl Body {
+    /// Makes room for events, which are most of what is told.
+    fn reserve<'s>(&mut self, events: impl Iterator<Item = &'s Stored>) {
+        let sizes = events.map(|stored| stored.event.client.len() + EVENT_OVERHEAD);
+        self.json.reserve(sizes.sum());
+    }
+
+    /// Begins a member and gives where its value is to be written.
+    fn member(&mut self, name: &str) -> &mut String {
+        if self.has_members() {
+            self.json.push(',');
+        }
+        push_string(&mut self.json, name);
+        self.json.push(':');
+        &mut self.json
+    }
+
+    fn has_members(&self) -> bool {
+        self.json.len() > 1
+    }
+
     fn json(&mut self, name: &str, json: &str) {
-        let mut member = String::with_capacity(name.len() + json.len() + 3);
-        push_string(&mut member, name);
-        member.push(':');
-        member.push_str(json);
-        push_item(&mut self.members, &member);
+        self.member(name).push_str(json);
     }
 
     fn text(&mut self, name: &str, text: &str) {
-        let mut json = String::with_capacity(text.len() + 2);
-        push_string(&mut json, text);
-        self.json(name, &json);
+        push_string(self.member(name), text);
     }
 
     fn flag(&mut self, name: &str, flag: bool) {
         self.json(name, if flag { "true" } else { "false" });
     }
 
+    /// A list, of which `items` writes what stands between the brackets.
+    fn list(&mut self, name: &str, items: impl FnOnce(&mut String) -> Result<()>) -> Result<()> {
+        self.member(name).push('[');
+        items(&mut self.json)?;
+        self.json.push(']');
+        Ok(())
+    }
+
     fn finish(mut self, anew: bool, bump: i64) -> Shown {
-        let has_news = !self.members.is_empty();
+        let has_news = self.has_members();
         if has_news {
             self.json("bump_stamp", &bump.max(0).to_string());
         }
+        self.json.push('}');
         Shown {
-            json: has_news.then(|| format!("{{{}}}", self.members)),
+            json: has_news.then_some(self.json),
             detail: Arc::new(self.detail),
             anew,
             events: self.events,

@@ -187,6 +187,7 @@ async fn an_invite_to_a_room_that_nobody_knows() {
     let told = &answer["rooms"]["invite"][world.id.as_str()]["invite_state"]["events"];
     assert_eq!(told[0]["content"]["name"], "Elsewhere");
     assert_eq!(told[1]["content"]["membership"], "invite");
+    assert!(told[1]["origin_server_ts"].is_u64());
     assert_eq!(told.as_array().unwrap().len(), 2);
 
     // It is taken back, and comes again.
