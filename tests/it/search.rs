@@ -726,6 +726,7 @@ async fn searching_can_be_switched_off() {
     // What was said meanwhile is found once it is on.
     server.stop().await;
     let server = server.restart_with(|config| config.search.enabled = true);
+    whole(&server).await;
     assert_eq!(found(&alice, "tea").await, ["tea"]);
     drop(server);
 }
@@ -764,6 +765,19 @@ async fn all_is_found(alice: &Client) {
     }
 }
 
+/// Waits until the index is whole, however busy the machine is.
+async fn whole(server: &TestServer) {
+    let search = &server.services.search;
+    for _ in 0..1_000 {
+        if search.status().expect("it is on").complete {
+            return;
+        }
+        search.caught_up().await.expect("it is on");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the index is never whole");
+}
+
 fn index_of(server: &TestServer) -> PathBuf {
     server.directory.path().join("search")
 }
@@ -777,6 +791,7 @@ async fn after_a_crash_the_index_goes_on_where_it_was() {
     let left = fs::read(&meta).expect("there is an index");
     assert!(before == left, "nothing was written at the end");
     let server = server.restart();
+    whole(&server).await;
     all_is_found(&alice).await;
     let status = server.services.search.status().expect("it is on");
     assert_eq!(status.entries, 4);
@@ -786,6 +801,7 @@ async fn after_a_crash_the_index_goes_on_where_it_was() {
     assert_eq!(found(&alice, "tea").await[0], "tea at last");
     server.stop().await;
     let server = server.restart();
+    whole(&server).await;
     assert_eq!(found(&alice, "tea").await.len(), 4);
     drop(server);
 }
@@ -825,6 +841,7 @@ async fn an_index_that_is_missing_damaged_or_old_is_made_anew() {
         server.stop().await;
         harm(&index_of(&server));
         let server = server.restart();
+        whole(&server).await;
         all_is_found(&alice).await;
         let status = server.services.search.status().expect("it is on");
         assert_eq!((status.entries, status.complete), (4, true), "{how}");
@@ -858,6 +875,7 @@ async fn the_index_can_be_made_anew_while_the_node_runs() {
     let (server, alice, room) = behind().await;
     let search = &server.services.search;
     search.rebuild().expect("it is on");
+    whole(&server).await;
     all_is_found(&alice).await;
     let status = search.status().expect("it is on");
     assert_eq!((status.entries, status.complete), (4, true));

@@ -40,8 +40,11 @@ use crate::{
 /// The name of its directory beside the store.
 const DIRECTORY: &str = "search";
 
-/// How long a search waits for what was just sent.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a search waits for what was just sent, which hardly ever takes a tenth of it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long it waits while the index is being made.
+const PATIENCE_AT_START: Duration = Duration::from_secs(1);
 
 /// What searches are made of.
 pub(super) struct Parts {
@@ -179,8 +182,10 @@ impl Search {
         if *done.borrow_and_update() < wanted {
             self.asked.notify_one();
             let reached = done.wait_for(|done| *done >= wanted);
+            let is_made = self.seen.load(Ordering::Acquire) >= self.goal.lock().0;
+            let patience = if is_made { PATIENCE } else { PATIENCE_AT_START };
             // Later it answers by what there is.
-            let _ = tokio::time::timeout(PATIENCE, reached).await;
+            let _ = tokio::time::timeout(patience, reached).await;
         }
         Ok(())
     }
