@@ -81,11 +81,6 @@ pub(super) async fn follow(search: Weak<Search>) {
     };
     let (clock, stop) = (first.parts.clock.clone(), first.parts.stop.clone());
     let (texts, asked) = (first.parts.store.texts().clone(), first.asked.clone());
-    texts.follow();
-    {
-        let mut goal = first.goal.lock();
-        *goal = goal.max(first.parts.store.view().position());
-    }
     drop(first);
     let mut failures = 0_u32;
     loop {

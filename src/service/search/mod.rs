@@ -112,6 +112,9 @@ impl Search {
     /// Starts to follow what is written, until the node stops.
     pub fn start(self: &Arc<Self>) {
         if self.is_enabled {
+            // What comes from now on is noted, and what was before is to be found.
+            self.parts.store.texts().follow();
+            *self.goal.lock() = self.parts.store.view().position();
             let following = follow::follow(Arc::downgrade(self));
             self.parts.tasks.spawn(following);
         }
