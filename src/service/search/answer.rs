@@ -7,7 +7,8 @@ use std::{
     cell::RefCell,
     collections::{BTreeMap, HashMap},
     fmt::Write as _,
-    sync::{Arc, atomic::Ordering},
+    rc::Rc,
+    sync::atomic::Ordering,
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -359,7 +360,7 @@ struct Eyes<'s> {
     search: &'s Search,
     view: &'s View,
     asker: &'s Requester,
-    sights: RefCell<HashMap<RoomNid, Arc<Sight<'s>>>>,
+    sights: RefCell<HashMap<RoomNid, Rc<Sight<'s>>>>,
 }
 
 impl<'s> Eyes<'s> {
@@ -367,12 +368,12 @@ impl<'s> Eyes<'s> {
         &self.search.parts.rooms
     }
 
-    fn sight(&self, room: RoomNid) -> Result<Arc<Sight<'s>>> {
+    fn sight(&self, room: RoomNid) -> Result<Rc<Sight<'s>>> {
         if let Some(sight) = self.sights.borrow().get(&room) {
             return Ok(sight.clone());
         }
         let rooms = &self.search.parts.rooms;
-        let sight = Arc::new(rooms.sight(self.view, room, self.asker)?);
+        let sight = Rc::new(rooms.sight(self.view, room, self.asker)?);
         self.sights.borrow_mut().insert(room, sight.clone());
         Ok(sight)
     }

@@ -430,10 +430,7 @@ impl Index {
             let rooms = rooms.iter().map(|room| {
                 let term = Term::from_field_u64(self.fields.room, room.0);
                 let term = TermQuery::new(term, IndexRecordOption::Basic);
-                (
-                    Occur::Should,
-                    Box::new(term) as Box<dyn tantivy::query::Query>,
-                )
+                should(term)
             });
             let rooms = BooleanQuery::new(rooms.collect());
             let rooms = ConstScoreQuery::new(Box::new(rooms), 0.0);
@@ -452,10 +449,7 @@ impl Index {
             .map(|(language, stem)| Term::from_field_text(self.fields.of(*language), stem));
         let terms = exact.chain(stems).map(|term| {
             let term = TermQuery::new(term, IndexRecordOption::WithFreqs);
-            (
-                Occur::Should,
-                Box::new(term) as Box<dyn tantivy::query::Query>,
-            )
+            should(term)
         });
         BooleanQuery::new(terms.collect())
     }
@@ -474,10 +468,7 @@ impl Index {
         }
         let ways = ways.into_iter().map(|terms| {
             let phrase = PhraseQuery::new(terms);
-            (
-                Occur::Should,
-                Box::new(phrase) as Box<dyn tantivy::query::Query>,
-            )
+            should(phrase)
         });
         BooleanQuery::new(ways.collect())
     }
@@ -490,6 +481,11 @@ fn validate(engine: &Engine) -> Result<(), Broken> {
         return Ok(());
     }
     Err(Broken::Files(damaged.into_iter().collect()))
+}
+
+/// One of several ways in which something may be found.
+fn should(query: impl tantivy::query::Query) -> (Occur, Box<dyn tantivy::query::Query>) {
+    (Occur::Should, Box::new(query))
 }
 
 /// Removes an index with all that is in its directory.
