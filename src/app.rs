@@ -24,7 +24,7 @@ use crate::{
         serve::{ListenError, Listeners},
     },
     remote::{Network, Transport, TrustError},
-    service::{Services, accounts::Cost, keyring::OwnKeys},
+    service::{Services, accounts::Cost, keyring::OwnKeys, search::Status},
     store::{self, Store},
 };
 
@@ -166,6 +166,7 @@ impl App {
         let kept = services.clone();
         services.tasks.spawn(async move { kept.keep_up().await });
         services.federation.start();
+        services.search.start();
         services.tasks.spawn(services.delayed.clone().run());
         services
             .tasks
@@ -222,6 +223,42 @@ impl App {
         let new = OwnKeys::rotate(&store, &clock, &entropy)?;
         store.close();
         Ok((old.key.id().to_owned(), new.key.id().to_owned()))
+    }
+
+    /// Makes the index of messages of a node that is stopped anew, and says now and then how far it is.
+    ///
+    /// # Errors
+    /// When there is no store, it cannot be opened, or searching is switched off.
+    pub fn rebuild_search(
+        config: Config,
+        every: Duration,
+        report: &mut dyn FnMut(&Status),
+    ) -> Result<(), StartError> {
+        let path = config.server.data_dir.join("store");
+        if let Err(source) = fs::metadata(&path) {
+            return Err(StartError::DataDir { path, source });
+        }
+        // Nothing of it runs, but some of it is made for one.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(StartError::Runtime)?;
+        let _entered = runtime.enter();
+        let store = open_store(&config)?;
+        let clock = Clock::real();
+        let network = Network::new(&config.federation, &clock)?;
+        let services = Services::new(
+            Arc::new(config),
+            clock,
+            Entropy::real(),
+            store.clone(),
+            &Cost::real(),
+            Transport::Network(network),
+        )?;
+        let outcome = services.search.rebuild_now(every, report);
+        drop(services);
+        store.close();
+        Ok(outcome?)
     }
 
     /// What the person who started the node needs to know now.

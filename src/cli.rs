@@ -2,6 +2,7 @@
 
 mod ca;
 mod peer;
+mod search;
 
 use std::{
     io::{self, Write},
@@ -44,6 +45,9 @@ enum Command {
     /// The other nodes that this one is paired with; the node must run
     #[command(subcommand)]
     Peer(peer::Command),
+    /// The index by which messages are found
+    #[command(subcommand)]
+    Search(search::Command),
     /// Replaces the key by which a stopped node signs; what was signed with the old one stays valid
     RotateKey(ConfigFile),
 }
@@ -70,6 +74,7 @@ impl Cli {
             Command::Config(file) => Ok(print_config(&file)),
             Command::Ca(command) => command.run().map_err(Failure::Ca),
             Command::Peer(command) => command.run(),
+            Command::Search(command) => command.run(),
             Command::RotateKey(file) => rotate_key(&file),
         };
         match outcome {

@@ -50,6 +50,8 @@ pub struct Config {
     pub database: Database,
     /// Who finds whom.
     pub user_directory: UserDirectory,
+    /// Finding messages by their words.
+    pub search: Search,
     /// Protection against too many requests.
     pub limits: Limits,
     /// What it writes to its log.
@@ -180,6 +182,13 @@ pub struct UserDirectory {
     pub search_all_users: bool,
 }
 
+/// Section `search`: finding messages by their words.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Search {
+    /// Whether there is an index of what is said in rooms that are not encrypted.
+    pub enabled: bool,
+}
+
 /// Section `limits`: protection against too many requests.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Limits {
@@ -266,6 +275,12 @@ impl Default for UserDirectory {
         Self {
             search_all_users: true,
         }
+    }
+}
+
+impl Default for Search {
+    fn default() -> Self {
+        Self { enabled: true }
     }
 }
 

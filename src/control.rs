@@ -26,6 +26,7 @@ use crate::{
     service::{
         Services,
         peers::{Offer, PeerStatus, Report},
+        search::Status,
     },
 };
 
@@ -56,6 +57,10 @@ pub enum Question {
         /// As for `Invite`.
         address: Option<String>,
     },
+    /// How it stands with the index of messages.
+    Search,
+    /// To make it anew.
+    RebuildSearch,
     /// How it stands with the peers.
     Peers,
     /// To look whether a peer is reached, and reaches this node.
@@ -73,6 +78,8 @@ pub enum Answer {
     Report(Report),
     /// The peers.
     Peers(Vec<PeerStatus>),
+    /// How it stands with the index of messages.
+    Search(Status),
     /// It is done.
     Done,
     /// It was not done.
@@ -221,6 +228,11 @@ async fn answer(services: &Services, question: Question) -> Result<Answer> {
         Question::Invite { address } => Answer::Offer(peers.invite(address.as_deref()).await?),
         Question::Accept { code, address } => {
             Answer::Report(peers.accept(&code, address.as_deref()).await?)
+        }
+        Question::Search => Answer::Search(services.search.status()?),
+        Question::RebuildSearch => {
+            services.search.rebuild()?;
+            Answer::Search(services.search.status()?)
         }
         Question::Peers => Answer::Peers(peers.list()?),
         Question::Test(server) => Answer::Report(peers.test(&server).await?),

@@ -2,6 +2,8 @@
 
 #[path = "cli/peers.rs"]
 mod peers;
+#[path = "cli/search.rs"]
+mod search;
 
 use std::{
     fs,

@@ -160,6 +160,34 @@ async fn messages(
     }
 }
 
+/// The ids of all messages that are found by a word, newest first; none if the node is gone.
+async fn searched(
+    client: &reqwest::Client,
+    url: &str,
+    token: &str,
+    word: &str,
+) -> reqwest::Result<Vec<String>> {
+    let (mut found, mut next) = (Vec::new(), String::new());
+    let body = json!({ "search_categories": { "room_events": {
+        "search_term": word, "order_by": "recent", "filter": { "limit": 100 },
+    } } });
+    loop {
+        let request = client.post(format!("{url}/search{next}"));
+        let (status, page) = call(request, token, Some(&body)).await?;
+        assert_eq!(status, 200, "{page}");
+        let page = &page["search_categories"]["room_events"];
+        let results = page["results"].as_array().expect("a list");
+        let ids = results
+            .iter()
+            .map(|result| result["result"]["event_id"].as_str());
+        found.extend(ids.map(|id| id.expect("an id").to_owned()));
+        match page["next_batch"].as_str() {
+            Some(token) => next = format!("?next_batch={token}"),
+            None => return Ok(found),
+        }
+    }
+}
+
 /// A number from the environment.
 fn setting(name: &str) -> Option<u64> {
     std::env::var(name)
@@ -223,6 +251,7 @@ async fn what_is_acknowledged_survives_any_kill() {
     }
     node.kill();
 
+    let searcher = writers[1].token.clone();
     let writers = Arc::new(Mutex::new(writers));
     for _ in 0..kills {
         check(directory.path());
@@ -240,13 +269,23 @@ async fn what_is_acknowledged_survives_any_kill() {
             })
             .collect();
         let all = futures_util::future::join_all(tasks);
+        let url = node.url.clone();
+        // Who searches makes the index write, so that it is killed within that too.
+        let searching = async {
+            while !stop.load(Ordering::Relaxed) {
+                let found = searched(&client, &url, &searcher, "writer1");
+                if found.await.is_err() {
+                    return;
+                }
+            }
+        };
         let moment = Duration::from_millis(20 + entropy.number() % 250);
         let killed = async {
             clock.sleep(moment).await;
             node.kill();
             stop.store(true, Ordering::Relaxed);
         };
-        let (returned, ()) = tokio::join!(all, killed);
+        let (returned, (), ()) = tokio::join!(all, searching, killed);
         *writers.lock().expect("not poisoned") = returned;
     }
 
@@ -271,6 +310,25 @@ async fn what_is_acknowledged_survives_any_kill() {
             "something is there twice"
         );
         total += writer.acknowledged.len();
+        // After the start the index catches up by itself.
+        let mut wanted: Vec<_> = own.iter().map(|(id, _)| id.clone()).collect();
+        let mut indexed = Vec::new();
+        for _ in 0..60 {
+            let asked = searched(&client, &node.url, &writer.token, &writer.name);
+            indexed = asked.await.expect("an answer");
+            if indexed.len() >= wanted.len() {
+                break;
+            }
+            clock.sleep(Duration::from_millis(500)).await;
+        }
+        indexed.sort();
+        wanted.sort();
+        assert!(
+            indexed == wanted,
+            "{} of {} messages are found",
+            indexed.len(),
+            wanted.len()
+        );
     }
     println!("{total} messages acknowledged over {kills} kills, all there once");
     assert!(total > WRITERS, "nothing was written, so nothing was tried");

@@ -132,7 +132,7 @@ fn tell(data_dir: &Path, question: &Question) -> Result<(String, ExitCode), Fail
             ),
             ExitCode::SUCCESS,
         )),
-        (_, Answer::Done) => Err(Failure::Other),
+        (_, Answer::Done | Answer::Search(_)) => Err(Failure::Other),
     }
 }
 

@@ -256,6 +256,25 @@ impl RoomEventFilter {
         allows(self.rooms.as_ref(), &self.not_rooms.0, room_id)
     }
 
+    /// The rooms that it names, if it names any.
+    #[must_use]
+    pub fn named_rooms(&self) -> Option<&HashSet<OwnedRoomId>> {
+        self.rooms.as_ref()
+    }
+
+    /// Lets these rooms pass as well, unless they are excluded.
+    pub fn also_rooms(&mut self, rooms: impl IntoIterator<Item = OwnedRoomId>) {
+        if let Some(named) = &mut self.rooms {
+            named.extend(rooms);
+        }
+    }
+
+    /// Whether events without a `url`, or those with one, are all that is wanted.
+    #[must_use]
+    pub fn wants_url(&self) -> Option<bool> {
+        self.contains_url
+    }
+
     /// Whether an event passes, as far as it can be said without what relates to it.
     ///
     /// `contains_url` says whether its content has a `url`; it is asked only when that matters.

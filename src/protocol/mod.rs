@@ -21,6 +21,7 @@ pub mod policy;
 pub mod push;
 pub mod replacement;
 pub mod resolve;
+pub mod searchable;
 pub mod server_keys;
 pub mod summary;
 pub mod template;

@@ -6,6 +6,9 @@ use serde::{Deserialize, de::IgnoredAny};
 
 use super::event::Event;
 
+/// How an edit relates to what it edits.
+pub const REPLACE: &str = "m.replace";
+
 /// Whether `edit`, which relates to `original` by `m.replace`, is a valid edit of it, if both are in one room. That nobody
 /// edits an edit is for whoever shows the original; the new content of an encrypted edit can not be seen from here.
 #[must_use]

@@ -15,6 +15,7 @@ pub mod profiles;
 pub mod reports;
 mod requester;
 pub mod rooms;
+pub mod search;
 pub mod sync;
 pub mod threads;
 mod upkeep;
@@ -38,6 +39,7 @@ use self::{
     profiles::Profiles,
     reports::Reports,
     rooms::Rooms,
+    search::Search,
     sync::{Sources, Sync},
     threads::Threads,
     user_directory::UserDirectory,
@@ -74,6 +76,8 @@ pub struct Services {
     pub reports: Reports,
     /// Who is found by name.
     pub user_directory: UserDirectory,
+    /// What is found by its words.
+    pub search: Arc<Search>,
     /// What other servers and this node do together.
     pub federation: Federation,
     /// The servers with which this node is paired.
@@ -153,6 +157,14 @@ impl Services {
             UserDirectory::open(store.clone(), rooms.clone(), &config.user_directory)?;
         let profiles = Profiles::new(name, accounts.clone(), remote.clone());
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let searched = search::Parts {
+            store: store.clone(),
+            clock: clock.clone(),
+            rooms: rooms.clone(),
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+        };
+        let search = Arc::new(Search::new(searched, &config.search));
         let typing = Arc::new(Typing::open(
             store.clone(),
             clock.clone(),
@@ -245,6 +257,7 @@ impl Services {
             rooms,
             reports,
             user_directory,
+            search,
             federation,
             peers,
             lifecycle,

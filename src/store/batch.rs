@@ -9,7 +9,7 @@ use super::{
     outgoing::Note,
     schema::{
         ACCOUNTS, CURRENT_STATE, EXTRA_TARGETS, INTRODUCTIONS, LASTING_EDUS, LEFT_SERVERS,
-        LOCAL_EVENTS, PROFILES, PUBLIC_ROOMS, USER_DIRECTORY_CHANGES,
+        LOCAL_EVENTS, PROFILES, PUBLIC_ROOMS, SEARCH_AGAIN, USER_DIRECTORY_CHANGES,
     },
 };
 use crate::protocol::ids::{EventNid, Position, RoomNid, ServerNid, UserNid};
@@ -47,6 +47,7 @@ pub struct Batch<'s> {
     pub(super) touches: Vec<(Position, Touch)>,
     pub(super) outgoing: Vec<(Position, Note)>,
     pub(super) changed: Vec<RoomNid>,
+    pub(super) texts: Vec<EventNid>,
 }
 
 impl<'s> Batch<'s> {
@@ -59,6 +60,7 @@ impl<'s> Batch<'s> {
             touches: Vec::new(),
             outgoing: Vec::new(),
             changed: Vec::new(),
+            texts: Vec::new(),
         }
     }
 
@@ -195,6 +197,15 @@ impl<'s> Batch<'s> {
         if self.changed.last() != Some(&room) {
             self.changed.push(room);
         }
+    }
+
+    /// Notes that an event has text, or another one than before. Of one that was stored before this batch a row says so:
+    /// whoever goes through the events since some position would not come by.
+    pub fn note_text(&mut self, event: EventNid) {
+        if event.0 < self.first {
+            SEARCH_AGAIN.put(self, &(Position(self.first), event), &());
+        }
+        self.texts.push(event);
     }
 
     /// Notes the room of a row that a directory of rooms is made from.

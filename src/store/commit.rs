@@ -17,7 +17,7 @@ use super::{
     schema::META,
     view::{OwnedSnapshot, Published},
 };
-use crate::protocol::ids::{Position, RoomNid};
+use crate::protocol::ids::{EventNid, Position, RoomNid};
 
 /// Positions are reserved in steps of this many, so that a volatile position costs no row.
 const CEILING_STEP: u64 = 65_536;
@@ -39,6 +39,7 @@ pub(super) struct Commits {
     touches: Vec<(Position, Touch)>,
     outgoing: Vec<(Position, Note)>,
     changed: Vec<RoomNid>,
+    texts: Vec<EventNid>,
     pub(super) closing: bool,
     /// A failed sync of the log: nothing can be promised any more.
     failed: bool,
@@ -54,6 +55,7 @@ impl Commits {
             touches: Vec::new(),
             outgoing: Vec::new(),
             changed: Vec::new(),
+            texts: Vec::new(),
             closing: false,
             failed: false,
         }
@@ -105,6 +107,7 @@ impl Store {
             touches,
             outgoing,
             changed,
+            texts,
             ..
         } = batch;
         if !writes.is_empty() {
@@ -119,6 +122,7 @@ impl Store {
         commits.touches.extend(touches);
         commits.outgoing.extend(outgoing);
         commits.changed.extend(changed);
+        commits.texts.extend(texts);
         commits.unpublished = true;
         let committed = Committed {
             position: commits.position(),
@@ -153,10 +157,11 @@ fn publish(inner: &Arc<Inner>, commits: &mut Commits) {
     let touches = std::mem::take(&mut commits.touches);
     let outgoing = std::mem::take(&mut commits.outgoing);
     let changed = std::mem::take(&mut commits.changed);
+    let texts = std::mem::take(&mut commits.texts);
     let snapshot = OwnedSnapshot::take(inner.db.clone());
     commits.unpublished = false;
     let published = Published { position, snapshot };
-    show(inner, published, &touches, outgoing, &changed);
+    show(inner, published, &touches, outgoing, &changed, texts);
 }
 
 fn show(
@@ -165,12 +170,15 @@ fn show(
     touches: &[(Position, Touch)],
     outgoing: Vec<(Position, Note)>,
     changed: &[RoomNid],
+    texts: Vec<EventNid>,
 ) {
     let position = published.position;
     inner.notify.publish(touches, || {
         inner.set_published(published);
         // Whoever waited for their own change finds it in the directory.
         inner.changed.publish(changed);
+        // So that a search after that finds it.
+        inner.texts.publish(position, texts);
         // Whoever waits for an answer is woken before the many who wait for news.
         inner.durable.send_replace(position.0);
     });
@@ -231,6 +239,7 @@ fn sync_once(inner: &Arc<Inner>) -> bool {
     let touches = std::mem::take(&mut commits.touches);
     let outgoing = std::mem::take(&mut commits.outgoing);
     let changed = std::mem::take(&mut commits.changed);
+    let texts = std::mem::take(&mut commits.texts);
     let snapshot = OwnedSnapshot::take(inner.db.clone());
     drop(commits);
     if dirty && let Err(error) = inner.db.flush_wal(true) {
@@ -240,6 +249,6 @@ fn sync_once(inner: &Arc<Inner>) -> bool {
         return false;
     }
     let published = Published { position, snapshot };
-    show(inner, published, &touches, outgoing, &changed);
+    show(inner, published, &touches, outgoing, &changed, texts);
     true
 }

@@ -14,6 +14,7 @@ pub mod outgoing;
 pub mod schema;
 mod state;
 mod table;
+pub mod texts;
 mod view;
 
 use std::{path::PathBuf, sync::Arc};

@@ -28,6 +28,7 @@ use super::{
     schema::{self, META},
     state::StateCache,
     table::{Profile, sum},
+    texts::Texts,
     view::{OwnedSnapshot, Published},
 };
 use crate::protocol::ids::Position;
@@ -79,8 +80,10 @@ pub(super) struct Inner {
     pub(super) notify: Notify,
     pub(super) outgoing: Arc<Outgoing>,
     pub(super) changed: ChangedRooms,
+    pub(super) texts: Arc<Texts>,
     pub(super) interner: Interner,
     pub(super) states: StateCache,
+    directory: PathBuf,
     syncer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -131,8 +134,10 @@ impl Store {
             notify: Notify::default(),
             outgoing: Arc::default(),
             changed: ChangedRooms::default(),
+            texts: Arc::default(),
             interner,
             states: StateCache::new(options.memory / 8),
+            directory: options.directory.clone(),
             syncer: Mutex::new(None),
             db,
         });
@@ -161,6 +166,18 @@ impl Store {
     #[must_use]
     pub fn outgoing(&self) -> &Arc<Outgoing> {
         &self.inner.outgoing
+    }
+
+    /// The events with text that have come.
+    #[must_use]
+    pub fn texts(&self) -> &Arc<Texts> {
+        &self.inner.texts
+    }
+
+    /// The directory in which the database lies, and whatever is derived from it.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.inner.directory
     }
 
     /// Makes everything durable and stops the store's thread. Later commits fail; reads go on.

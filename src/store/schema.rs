@@ -119,6 +119,9 @@ tables! {
     THREAD_REPLIES_OF = "thread_replies_of": (EventNid, UserNid) => (u64,), Counter;
     /// The threads of a room by the order of their newest reply: room, order, root. One that has been overtaken may be left.
     THREADS = "threads": (RoomNid, i64, EventNid) => (), Sequential;
+    /// Events that were stored before the commit of that position gave them another text, or a place in their room, so that
+    /// what is found by them has to be looked at again.
+    SEARCH_AGAIN = "search_again": (Position, EventNid) => (), Sequential;
     /// Receipts in the order in which they were given.
     RECEIPTS = "receipts": (RoomNid, Position) => ReceiptRow, Sequential;
     /// The newest receipt of a user in a room by receipt type and thread.

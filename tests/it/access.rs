@@ -203,6 +203,7 @@ users     PUT    r0,v3                            rooms/{room_id}/typing/{user_i
 users     POST   r0,v3                            rooms/{room_id}/unban
 users     POST   r0,v3                            rooms/{room_id}/upgrade
 guests    GET    r0,v3                            sync
+users     POST   r0,v3                            search
 users     POST   r0,v3                            user_directory/search
 users     GET    -                                /_matrix/client/v1/mutual_rooms
 users     GET    -                                /_matrix/client/unstable/uk.half-shot.msc2666/user/mutual_rooms

@@ -255,6 +255,22 @@ async fn who_scrolls_up_gets_what_was_before() {
 }
 
 #[tokio::test]
+async fn what_was_fetched_is_found_by_its_words() {
+    let (us, _them, room, bob, _) = two().await;
+    let count = async |term: &str| {
+        let body = json!({ "search_categories": { "room_events": { "search_term": term } } });
+        let answer = ok(bob.post("/_matrix/client/v3/search", body).await);
+        answer["search_categories"]["room_events"]["count"].clone()
+    };
+    assert_eq!(count("17").await, 0);
+    scroll(&room, &bob).await;
+    for number in 0..35 {
+        assert_eq!(count(&number.to_string()).await, 1, "{number}");
+    }
+    check(&us);
+}
+
+#[tokio::test]
 async fn when_nobody_answers_what_is_here_is_shown() {
     let (us, _them, room, bob, asked) = two().await;
     let (a, own) = (

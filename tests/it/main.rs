@@ -69,6 +69,7 @@ mod reports;
 mod request_authentication;
 mod room;
 mod scrolling;
+mod search;
 mod sending;
 mod server;
 mod serving;

@@ -120,7 +120,7 @@ impl TestServer {
         let router = Shared::default();
         let lan = Lan::new(clock.clone(), Entropy::seeded(7));
         let transport = network(&config, &clock).unwrap_or_else(|| lan.port(&config.server.name));
-        Self::open(config, clock, (lan, transport), directory, router)
+        Self::open(config, clock, (lan, transport), (directory, false), router)
     }
 
     /// Lets everything end that runs beside the requests, which a restart needs where there is such.
@@ -132,19 +132,35 @@ impl TestServer {
 
     /// The same node, stopped and started again. Its clients go on.
     pub(crate) fn restart(self) -> Self {
-        let config = Config::clone(&self.services.config);
+        self.restart_with(|_| ())
+    }
+
+    /// The same with a changed configuration.
+    pub(crate) fn restart_with(self, change: impl FnOnce(&mut Config)) -> Self {
+        self.again(change, false)
+    }
+
+    /// The same without what follows the stream to make messages found, as for a command of a stopped node.
+    pub(crate) fn restart_idle(self) -> Self {
+        self.again(|_| (), true)
+    }
+
+    fn again(self, change: impl FnOnce(&mut Config), is_idle: bool) -> Self {
+        let mut config = Config::clone(&self.services.config);
+        change(&mut config);
         self.services.store().close();
         *self.router.lock() = Router::new();
         drop(self.services);
         let network = (self.lan, self.transport);
-        Self::open(config, self.clock, network, self.directory, self.router)
+        let directory = (self.directory, is_idle);
+        Self::open(config, self.clock, network, directory, self.router)
     }
 
     fn open(
         config: Config,
         clock: Clock,
         (lan, transport): (Lan, Transport),
-        directory: TempDir,
+        (directory, is_idle): (TempDir, bool),
         router: Shared,
     ) -> Self {
         let options = options(directory.path());
@@ -173,6 +189,9 @@ impl TestServer {
         let services = Arc::new(services.expect("the node starts"));
         *router.lock() = kontor::http::router(services.clone());
         services.federation.start();
+        if !is_idle {
+            services.search.start();
+        }
         Self {
             services,
             clock,

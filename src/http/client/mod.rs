@@ -24,6 +24,7 @@ mod registration;
 mod relations;
 mod reports;
 mod rtc;
+mod search;
 mod send;
 mod session;
 mod sliding;
@@ -48,6 +49,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
     let routes = openid::routes(routes);
     let routes = profile::routes(routes);
     let routes = user_directory::routes(routes);
+    let routes = search::routes(routes);
     let routes = mutual_rooms::routes(routes);
     let routes = notifications::routes(routes);
     let routes = legacy::routes(routes);

@@ -3,17 +3,17 @@
 //!
 //! See "Aggregations of child events" in the client-server API.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use ruma::OwnedEventId;
 
-use super::threads::THREAD;
+use super::{Rooms, Stored, threads::THREAD};
 use crate::{
     error::Result,
     protocol::{
         event::Event,
         ids::{EventNid, UserNid},
-        replacement::replaces,
+        replacement::{REPLACE, replaces},
     },
     store::{
         self, Batch, Store, View,
@@ -23,9 +23,6 @@ use crate::{
         },
     },
 };
-
-/// How an edit relates to what it edits.
-const REPLACE: &str = "m.replace";
 
 /// How these rows are made from the relations. Another number makes them anew.
 const FORM: u64 = 1;
@@ -100,6 +97,16 @@ impl Tie {
 fn age(edit: &Event) -> Age {
     let header = &edit.header;
     (header.origin_server_ts.0.into(), header.id.clone())
+}
+
+impl Rooms {
+    /// The newest valid edit of an event, as whoever sees all of the room is shown it.
+    pub fn newest_edit(&self, view: &View, of: EventNid) -> Result<Option<Arc<Stored>>> {
+        let newest = EDITS.last(view, &(of,))?;
+        newest
+            .map(|(_, (edit,))| self.event(view, edit))
+            .transpose()
+    }
 }
 
 /// Makes these rows in a store that was written when there were none of them.

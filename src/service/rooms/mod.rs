@@ -48,7 +48,7 @@ pub use self::{
     serve::{Guest, MAX_BACKFILL, MAX_MISSING_EVENTS, StateBefore},
     state::Members,
     summary::{Child, Stranger, Summary},
-    timeline::{MAX_PAGE, Page, Slice},
+    timeline::{MAX_PAGE, Page, Slice, Surroundings},
     unplaced::Unplaced,
     visibility::{Reach, Seen, Sight, ignored, visibility_of},
 };

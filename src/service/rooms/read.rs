@@ -149,6 +149,17 @@ impl Rooms {
         Ok(self.events.keep(view, Stored { nid, event, facts }))
     }
 
+    /// The event with this number, if there is one.
+    pub fn event_if_there(&self, view: &View, nid: EventNid) -> Result<Option<Arc<Stored>>> {
+        match self.event(view, nid) {
+            Ok(stored) => Ok(Some(stored)),
+            Err(Error::Store(store::Error::Missing(_))) if !EVENTS.contains(view, &(nid,))? => {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Many events, in the order asked for.
     pub fn events(&self, view: &View, nids: &[EventNid]) -> Result<Vec<Arc<Stored>>> {
         let mut found: Vec<_> = nids.iter().map(|nid| self.events.get(*nid)).collect();

@@ -218,6 +218,15 @@ impl Sight<'_> {
         Ok(None)
     }
 
+    /// Whether the asker is shown what the event says: nobody is once it was redacted, and whoever was not there when it was
+    /// sent is not if its sender has asked to be forgotten.
+    pub fn shows_content(&self, seen: &Seen) -> Result<bool> {
+        if seen.stored.facts.redacted_by.is_some() {
+            return Ok(false);
+        }
+        Ok(seen.membership == MembershipState::Join || !self.is_erased(&seen.stored)?)
+    }
+
     /// The summary of the thread that an event is the root of. See "Threading".
     fn thread(&self, root: &Stored, shape: Shape) -> Result<Option<String>> {
         let bounds = (

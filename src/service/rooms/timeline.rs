@@ -9,7 +9,6 @@ use std::{
 };
 
 use ruma::{EventId, RoomId, UserId, api::Direction, events::TimelineEventType};
-use serde::{Deserialize, de::IgnoredAny};
 
 use super::{Rooms, Seen, Sight, Stored, visibility::not_in_room};
 use crate::{
@@ -18,6 +17,7 @@ use crate::{
         filter::RoomEventFilter,
         format::{self, Shape},
         ids::{EventNid, RoomNid, SnapshotId, UserNid},
+        searchable::has_url,
         token::PageToken,
     },
     service::Requester,
@@ -161,33 +161,15 @@ impl Rooms {
             sight.reach()?;
             return Err(Error::not_found("The event"));
         };
-        let order = seen.stored.facts.order.unwrap_or_default();
         let limit = limit.min(MAX_PAGE);
-        let page = |dir, from, limit| Page {
-            from: Some(PageToken(from)),
-            to: None,
-            dir,
-            limit,
-        };
-        let before = sight.slice(page(Direction::Backward, order - 1, limit / 2), filter)?;
-        let after = sight.slice(page(Direction::Forward, order, limit - limit / 2), filter)?;
+        let limits = (limit / 2, limit - limit / 2);
+        let Surroundings { before, after } = sight.around(&seen, limits, filter)?;
         let last = after.events.last().unwrap_or(&seen).stored.after();
 
         let mut out = String::from("{\"event\":");
         sight.show(&mut out, &seen, Shape::Client)?;
-        for (name, slice) in [("events_before", &before), ("events_after", &after)] {
-            out.push_str(",\"");
-            out.push_str(name);
-            out.push_str("\":[");
-            sight.show_all(&mut out, &slice.events, Shape::Client)?;
-            out.push(']');
-        }
-        for (name, token) in [("start", before.end), ("end", after.end)] {
-            out.push_str(",\"");
-            out.push_str(name);
-            out.push_str("\":");
-            format::push_string(&mut out, &token.to_string());
-        }
+        out.push(',');
+        sight.show_surroundings(&mut out, &before, &after)?;
         let all: Vec<_> = before
             .events
             .into_iter()
@@ -206,7 +188,54 @@ impl Rooms {
     }
 }
 
+/// What surrounds an event.
+#[derive(Debug)]
+pub struct Surroundings {
+    /// What came before it, the nearest first.
+    pub before: Slice,
+    /// What came after it.
+    pub after: Slice,
+}
+
 impl Sight<'_> {
+    /// At most so many events before and after one.
+    pub fn around(
+        &self,
+        seen: &Seen,
+        limits: (usize, usize),
+        filter: &RoomEventFilter,
+    ) -> Result<Surroundings> {
+        let order = seen.stored.facts.order.unwrap_or_default();
+        let page = |dir, from, limit| Page {
+            from: Some(PageToken(from)),
+            to: None,
+            dir,
+            limit,
+        };
+        Ok(Surroundings {
+            before: self.slice(page(Direction::Backward, order - 1, limits.0), filter)?,
+            after: self.slice(page(Direction::Forward, order, limits.1), filter)?,
+        })
+    }
+
+    /// Appends what surrounds an event, and the tokens to go on in both directions, as members of a JSON object.
+    pub fn show_surroundings(&self, out: &mut String, before: &Slice, after: &Slice) -> Result<()> {
+        for (name, slice) in [("events_before", before), ("events_after", after)] {
+            out.push('"');
+            out.push_str(name);
+            out.push_str("\":[");
+            self.show_all(out, &slice.events, Shape::Client)?;
+            out.push_str("],");
+        }
+        for (name, token) in [("start", before.end), ("end", after.end)] {
+            out.push_str(if name == "end" { ",\"" } else { "\"" });
+            out.push_str(name);
+            out.push_str("\":");
+            format::push_string(out, &token.to_string());
+        }
+        Ok(())
+    }
+
     /// The event with this id, if it is in this room and the asker may see it.
     pub fn find(&self, room: &RoomId, id: &EventId) -> Result<Option<Seen>> {
         let found = self.rooms.find_event(self.view, id)?;
@@ -357,7 +386,7 @@ impl Sight<'_> {
         if filter.allows_all() {
             return Ok(true);
         }
-        if !filter.allows_event(&stored.event.header, || has_url(stored)) {
+        if !filter.allows_event(&stored.event.header, || has_url(&stored.event)) {
             return Ok(false);
         }
         if !filter.asks_for_relations() {
@@ -430,7 +459,7 @@ impl Sight<'_> {
     }
 
     /// The member events of those who have sent these events.
-    fn senders_in(&self, state: &StateMap, events: &[Seen]) -> Result<Vec<Arc<Stored>>> {
+    pub fn senders_in(&self, state: &StateMap, events: &[Seen]) -> Result<Vec<Arc<Stored>>> {
         let senders: BTreeSet<&UserId> = events
             .iter()
             .map(|seen| &*seen.stored.event.header.sender)
@@ -460,7 +489,7 @@ impl Sight<'_> {
             all.retain(|stored| stored.event.header.event_type != TimelineEventType::RoomMember);
             all.extend(self.senders_in(&state, events)?);
         }
-        all.retain(|stored| filter.allows_event(&stored.event.header, || has_url(stored)));
+        all.retain(|stored| filter.allows_event(&stored.event.header, || has_url(&stored.event)));
         Ok(all)
     }
 }
@@ -481,15 +510,6 @@ fn behind(span: RangeInclusive<i64>, dir: Direction, order: i64) -> RangeInclusi
         Direction::Backward => *span.start()..=order.saturating_sub(1),
         Direction::Forward => order.saturating_add(1)..=*span.end(),
     }
-}
-
-fn has_url(stored: &Stored) -> bool {
-    #[derive(Deserialize)]
-    struct Content {
-        #[serde(rename = "url")]
-        _url: IgnoredAny,
-    }
-    stored.event.content_as::<Content>().is_ok()
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The laws of the directory of users, and of who types.
+//! The laws of how people and what they say are found, and of who types.
 
 use super::{Check, Complaint};
 use crate::{
@@ -6,8 +6,8 @@ use crate::{
     store::{
         Result,
         schema::{
-            ACCOUNTS, EVENTS, PROFILES, REPORTS, ROOM_HEADS, ROOM_IDS, Reported, TYPING,
-            USER_DIRECTORY, USER_DIRECTORY_CHANGES, USER_DIRECTORY_TERMS, USER_IDS,
+            ACCOUNTS, EVENTS, PROFILES, REPORTS, ROOM_HEADS, ROOM_IDS, Reported, SEARCH_AGAIN,
+            TYPING, USER_DIRECTORY, USER_DIRECTORY_CHANGES, USER_DIRECTORY_TERMS, USER_IDS,
         },
     },
 };
@@ -15,6 +15,19 @@ use crate::{
 impl Check<'_> {
     pub(super) fn people(&self, say: &mut dyn FnMut(Complaint)) -> Result<()> {
         self.reports(say)?;
+        self.rows(&SEARCH_AGAIN, say, |say, (position, event), ()| {
+            if position > self.view.position() || event.0 >= position.0 {
+                say(format!(
+                    "event {event} is to be found by another text since {position}, which is not after it"
+                ));
+            }
+            if !self.has_event(event)? {
+                say(format!(
+                    "event {event} is to be found by another text, but is missing"
+                ));
+            }
+            Ok(())
+        })?;
         self.rows(&TYPING, say, |say, (room,), ()| {
             if !ROOM_HEADS.contains(&self.view, &(room,))? {
                 say(format!("somebody types in room {room}, which is not here"));

@@ -93,6 +93,12 @@ impl EventRow {
         }
     }
 
+    /// What the event is called: its type and, for a state event, its state key.
+    #[must_use]
+    pub fn kind(&self) -> (&TimelineEventType, Option<&str>) {
+        (&self.event_type, self.state_key.as_deref())
+    }
+
     /// The verdicts on the event.
     #[must_use]
     pub fn flags(&self) -> Flags {

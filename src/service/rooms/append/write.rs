@@ -11,6 +11,8 @@ use crate::{
     protocol::{
         event::Event,
         ids::{EventNid, Position, UserNid},
+        replacement::REPLACE,
+        searchable,
         summary::Counts,
     },
     service::rooms::{RoomHead, Stored, servers, threads::THREAD},
@@ -169,6 +171,9 @@ pub(in crate::service::rooms) fn put_event(
     AUTH_EDGES.put(batch, &(nid,), &EventList(auth));
     let row = EventRow::new(event, facts.clone(), head.nid, sender);
     EVENTS.put(batch, &(nid,), &row);
+    if facts.order.is_some() && searchable::Key::of_event(&event.header).is_some() {
+        batch.note_text(nid);
+    }
 }
 
 /// Writes what an event that clients see has to do with others.
@@ -202,6 +207,15 @@ pub(in crate::service::rooms) fn put_redacted(
 ) -> Stored {
     if redacted.target.event.is_state() {
         batch.note_changed(head.nid);
+    }
+    if searchable::Key::of_event(&redacted.target.event.header).is_some() {
+        batch.note_text(redacted.target.nid);
+        // What was edited says again what it said before.
+        if let Some((parent, tie)) = &redacted.relation
+            && tie.kind == REPLACE
+        {
+            batch.note_text(*parent);
+        }
     }
     let mut facts = redacted.target.facts.clone();
     facts.redacted_by = Some(by);
